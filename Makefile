@@ -1,0 +1,38 @@
+# Everything runs in .venv, made on first use from `python3` and pip.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+WORKDIR ?= runs/quickstart
+# One run at a time on a small machine; XLA finds its compiled programs again.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+
+.PHONY: install quickstart test test-slow claims bench lint clean
+
+install: $(STAMP)
+
+$(STAMP): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+quickstart: $(STAMP)  ## Warm start, then SDAR, on generated household games.
+	$(RUN) -m experiments.quickstart --workdir=$(WORKDIR)
+
+test: $(STAMP)  ## The fast tests.
+	$(RUN) -m pytest -m 'not slow'
+
+test-slow: $(STAMP)  ## The tests that take minutes.
+	$(RUN) -m pytest -m slow
+
+claims: $(STAMP)  ## The paper experiments; hours, resumable.
+	$(RUN) -m experiments.claims.sdar
+
+bench: $(STAMP)  ## Speed ratios: environments and kernels.
+	$(RUN) -m experiments.bench
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) .jax_cache
