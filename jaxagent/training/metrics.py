@@ -164,7 +164,7 @@ def progress(
   *,
   start: int = 0,
   label: str = 'train',
-  every: float = 5,
+  every: float | int = 5,
   file: io.TextIOBase | None = None,
 ) -> Iterator[Callable[..., None]]:
   """A progress bar; plain lines where the output is no terminal.
@@ -186,7 +186,7 @@ def progress(
       total=total, initial=start, desc=label, file=file, dynamic_ncols=True
     )
 
-    def advance(n: int = 1, **shown: float) -> None:
+    def advance(n: int = 1, **shown: Any) -> None:
       bar.set_postfix_str(_shown(shown), refresh=False)
       bar.update(n)
 
@@ -197,11 +197,11 @@ def progress(
 
 
 def _lines(
-  total: int, start: int, label: str, every: float, file: io.TextIOBase
+  total: int, start: int, label: str, every: float | int, file: io.TextIOBase
 ) -> Callable[..., None]:
   began, done, last = time.monotonic(), start, None
 
-  def advance(n: int = 1, **shown: float) -> None:
+  def advance(n: int = 1, **shown: Any) -> None:
     nonlocal done, last
     done += n
     tick = int(100 * done / max(total, 1) / every)
@@ -220,8 +220,10 @@ def _lines(
   return advance
 
 
-def _shown(values: Mapping[str, float]) -> str:
-  return ', '.join(f'{name} {value:.3g}' for name, value in values.items())
+def _shown(values: Mapping[str, Any]) -> str:
+  return ', '.join(
+    f'{name} {float(value):.3g}' for name, value in values.items()
+  )
 
 
 def _clock(seconds: float) -> str:
@@ -257,7 +259,7 @@ def _cell(value: Any) -> str:
 
 
 def mean_interval(
-  values: Sequence[float] | np.ndarray, *, level: float = 0.95
+  values: Sequence | np.ndarray, *, level: float = 0.95
 ) -> Interval:
   """Mean of independent values (seeds, say) with a t-interval.
 
@@ -279,7 +281,7 @@ def mean_interval(
 
 
 def proportion_interval(
-  successes: int, n: int, *, level: float = 0.95
+  successes: int | np.integer, n: int | np.integer, *, level: float = 0.95
 ) -> Interval:
   """Share of successes in n independent trials with its Wilson interval.
 
@@ -291,7 +293,7 @@ def proportion_interval(
   if n == 0:
     return Interval(math.nan, 0.0, 1.0, 0)
   z = float(stats.norm.ppf((1 + level) / 2))
-  share = successes / n
+  share = float(successes / n)
   scale = 1 + z * z / n
   centre = (share + z * z / (2 * n)) / scale
   half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
