@@ -1,0 +1,1 @@
+"""A household text world: the rules of ALFWorld (arXiv:2010.03768)."""
