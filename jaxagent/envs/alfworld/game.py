@@ -17,7 +17,6 @@ Conventions:
 
 from collections.abc import Mapping
 import dataclasses
-import types
 
 TASK_TYPES = (
   'pick_and_place_simple',
@@ -128,9 +127,6 @@ class Game:
     return hash(self.id)
 
   def __post_init__(self):
-    object.__setattr__(
-      self, 'can_contain', types.MappingProxyType(dict(self.can_contain))
-    )
     if self.task_type not in TASK_TYPES:
       raise ValueError(
         f'Game {self.id!r} has the task type {self.task_type!r}; the six known'
