@@ -11,12 +11,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 import pathlib
 
-from jaxagent import tokens
 import tokenizers
-from tokenizers import decoders
-from tokenizers import models
-from tokenizers import pre_tokenizers
-from tokenizers import trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from jaxagent import tokens
 
 SPECIAL = ('<|pad|>', '<|end|>', '<|system|>', '<|user|>', '<|assistant|>')
 # A word, a digit or a run of signs, each with the blank in front of it.
@@ -52,7 +50,19 @@ soapbar soapbottle sofa spatula spoon spraybottle statue stool stoveburner
 stoveknob tabletopdecor teddybear television tennisracket tissuebox toaster
 toilet toiletpaper toiletpaperhanger tomato tomatosliced towel towelholder
 tvstand vase vacuumcleaner wateringcan watch window winebottle
-""".split()
+"""
+# What plans, hints and notes are written with.
+WORDS = """
+about action after again already always answer any are at away back bathroom be
+because bedroom been before but by can carry check clean cold cool do each
+empty examine fail find first found go goal hall hand have heat here history
+home hot how if inside into it its kitchen know left likely list livingroom look
+map more must near need never next no not object often one only open or order
+other place plan put reach reason room same search second see seen skill so
+step success summary task that them then there these they thing think this
+three time to try turn twice two under until use visit wash what when where
+which will with yes your
+"""
 
 
 def train(corpus: Iterable[str], *, vocab_size: int) -> tokens.Tokenizer:
@@ -84,15 +94,16 @@ def train(corpus: Iterable[str], *, vocab_size: int) -> tokens.Tokenizer:
   )
 
 
-def nouns() -> list[str]:
-  """Every noun often enough, as a word of a sentence, to become one token."""
-  return [f'a {noun} 1, in {noun} 2 and the {noun}.' for noun in NOUNS] * 20
+def vocabulary() -> list[str]:
+  """Every word so often, inside a sentence, that it becomes one token."""
+  return [f'a {word}.' for word in (NOUNS + WORDS).split()] * 8
 
 
 def phrases() -> list[str]:
   """What the simulator prints, once for every pair of neighbouring nouns."""
   lines = []
-  for a, b in zip(NOUNS, NOUNS[1:] + NOUNS[:1], strict=True):
+  names = NOUNS.split()
+  for a, b in zip(names, names[1:] + names[:1], strict=True):
     lines += [
       f'go to {a} 1',
       f'take {b} 1 from {a} 1',
@@ -109,7 +120,11 @@ def phrases() -> list[str]:
       f'You open the {a} 1. The {a} 1 is open. In it, you see nothing.',
       f'The {a} 1 is closed. You close the {a} 1.',
       f'You clean the {b} 1 using the sinkbasin 1. You turn on the {a} 1.',
-      f'Your task is to: put a clean {b} in {a}. Nothing happens.',
+      f'Your task is to: put a clean {b} in {a}.',
+      'Nothing happens.',
+      'inventory',
+      'look',
+      f'examine {b} 1',
       f'put a hot {b} in {a}. put a cool {b} in {a}. put two {b} in {a}.',
       f'examine the {b} with the desklamp. look at {b} under the desklamp.',
       f'You are in the middle of a room. Looking quickly around you, you see a'
@@ -123,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--output', type=pathlib.Path, required=True)
   parser.add_argument('--vocab_size', type=int, default=1024)
   arguments = parser.parse_args(argv)
-  tokenizer = train(phrases() + nouns(), vocab_size=arguments.vocab_size)
+  tokenizer = train(phrases() + vocabulary(), vocab_size=arguments.vocab_size)
   tokenizer.save(arguments.output)
   print(f'{tokenizer.vocab_size} ids in {arguments.output}')
 

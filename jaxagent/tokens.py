@@ -21,10 +21,7 @@ from typing import Any
 import jinja2
 from jinja2 import sandbox
 import tokenizers
-from tokenizers import decoders
-from tokenizers import models
-from tokenizers import normalizers
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 _ASSETS = pathlib.Path(__file__).parent / 'assets'
 _SENTINEL = 'jaxagentreply'
