@@ -110,7 +110,9 @@ class Game:
   `task` is the goal sentence without its full stop, as in 'put a mug in desk'.
   `can_contain` maps a receptacle's kind to the kinds of things that may be put
   there. `start` is the player's location; `NOWHERE` is the middle of the room.
-  `walkthrough` is a list of commands that wins, where one is known.
+  `walkthrough` is a list of commands that wins, where one is known. `homes` is
+  where each kind of thing is kept as a rule, for those who write a guide to the
+  room: kind of thing to kind of receptacle, empty where nobody knows.
   """
 
   id: str
@@ -122,6 +124,7 @@ class Game:
   goal: Goal
   start: int = NOWHERE
   walkthrough: tuple[str, ...] | None = None
+  homes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __hash__(self) -> int:
     return hash(self.id)
