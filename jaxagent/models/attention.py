@@ -1,0 +1,99 @@
+"""Grouped-query attention: full rows, and against a cache with lengths.
+
+Letters: `S` slots, `C` tokens of a chunk, `M` positions of the cache, `H` query
+heads, `G` key heads, `K` width of a head.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from jaxagent.models import config as config_lib
+from jaxagent.models import layers
+from jaxagent.types import Array
+
+
+class KV(NamedTuple):
+  """Keys and values of one layer; separate buffers, so that both can be
+  donated."""
+
+  keys: Float[Array, 'S G M K']
+  values: Float[Array, 'S G M K']
+
+
+def empty(config: config_lib.ModelConfig, slots: int, length: int) -> KV:
+  """A cache of zeros."""
+  shape = (slots, config.kv_heads, length, config.head_dim)
+  return KV(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def project(
+  config: config_lib.ModelConfig,
+  params: dict[str, Array],
+  x: Float[Array, 'B T D'],
+  turn: layers.Rotation,
+) -> tuple[
+  Float[Array, 'B T H K'], Float[Array, 'B T G K'], Float[Array, 'B T G K']
+]:
+  """Queries, keys and values; the first two normed and turned."""
+
+  def heads(name, count):
+    y = layers.linear(x, params[name], params.get(f'{name}_bias'))
+    y = y.reshape(*x.shape[:2], count, config.head_dim)
+    norm = params.get(f'{name}_norm')
+    if norm is not None:
+      y = layers.rms_norm(y, norm, eps=config.norm_eps)
+    return y
+
+  query = layers.rotate(heads('query', config.heads), turn)
+  key = layers.rotate(heads('key', config.kv_heads), turn)
+  return query, key, heads('value', config.kv_heads)
+
+
+def attend(
+  query: Float[Array, 'B T H K'],
+  keys: Float[Array, 'B G M K'],
+  values: Float[Array, 'B G M K'],
+  mask: Bool[Array, '#B T M'],
+) -> Float[Array, 'B T HK']:
+  """Softmax attention, scores in float32; every query must see a key."""
+  b, t, h, k = query.shape
+  g = keys.shape[1]
+  scores = jnp.einsum(
+    'btgrk,bgmk->bgrtm',
+    query.reshape(b, t, g, h // g, k),
+    keys,
+    preferred_element_type=jnp.float32,
+  )
+  # A large finite number: -inf would make a gradient of 0 * inf.
+  scores = jnp.where(mask[:, None, None], scores * k**-0.5, -1e30)
+  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+  return jnp.einsum('bgrtm,bgmk->btgrk', weights, values).reshape(b, t, h * k)
+
+
+def causal_mask(
+  length: int, segment_ids: Int[Array, 'B T'] | None = None
+) -> Bool[Array, '#B T T']:
+  """Tokens see themselves and what stands before them in their segment."""
+  mask = jnp.tril(jnp.ones((1, length, length), bool))
+  if segment_ids is not None:
+    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+  return mask
+
+
+def write(
+  cache: KV,
+  keys: Float[Array, 'S C G K'],
+  values: Float[Array, 'S C G K'],
+  positions: Int[Array, 'S C'],
+  valid: Bool[Array, 'S C'],
+) -> KV:
+  """Stores a chunk at its positions; what is not valid is stored nowhere."""
+  slot = jnp.arange(keys.shape[0])[:, None]
+  at = jnp.where(valid, positions, cache.keys.shape[2])
+  return KV(
+    cache.keys.at[slot, :, at].set(keys, mode='drop'),
+    cache.values.at[slot, :, at].set(values, mode='drop'),
+  )
