@@ -1,0 +1,233 @@
+"""A scripted player who reads what is on the screen, and nothing else.
+
+It plays generated games and the plain goals of the original ones (not sliced
+things). It knows how to open, take and put; where things are it reads from a
+skill text in the opening, in the form 'apple is in fridge.', and otherwise finds
+out by going to places in uniformly random order. So its demonstrations teach
+how to read a skill, and no more about a house than was shown.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+import dataclasses
+import re
+from typing import Literal
+
+import numpy as np
+
+_PLACE = re.compile(r'\b([a-z]+) (\d+)\b')
+_HINT = re.compile(r'\b([a-z]+) is in ([a-z]+)\b')
+_GOAL = re.compile(r'(?:goal|task is to): *([a-z ]+)', re.IGNORECASE)
+_FILLERS = frozenset(
+  [
+    'a',
+    'an',
+    'and',
+    'at',
+    'chill',
+    'clean',
+    'cold',
+    'cool',
+    'cooled',
+    'cooling',
+    'examine',
+    'find',
+    'heat',
+    'heated',
+    'hot',
+    'in',
+    'it',
+    'look',
+    'move',
+    'on',
+    'put',
+    'rinse',
+    'some',
+    'the',
+    'them',
+    'to',
+    'two',
+    'under',
+    'warm',
+    'wash',
+    'with',
+  ]
+)
+# Words of a goal that ask for a verb, and where the verb is done.
+_WORDS = {
+  'heat': {'hot', 'heat', 'heated', 'warm'},
+  'cool': {'cold', 'cool', 'cooled', 'chill'},
+  'clean': {'clean', 'wash', 'rinse'},
+}
+_WHERE = {'heat': 'microwave', 'cool': 'fridge', 'clean': 'sinkbasin'}
+
+Policy = Callable[[str], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+  """What a goal sentence says. `place` is None for looking under a lamp."""
+
+  thing: str
+  place: str | None
+  lamp: str | None = None
+  verb: str | None = None
+  count: int = 1
+
+
+def read_goal(text: str) -> Aim:
+  """Reads 'Goal: …' or '… task is to: …' out of a text.
+
+  Raises:
+    ValueError: if the text has no goal, or one that is not understood.
+  """
+  match = _GOAL.search(text)
+  words = match[1].lower().split() if match else []
+  kinds = [word for word in words if word not in _FILLERS]
+  if len(kinds) != 2:
+    raise ValueError(
+      'Found no goal about one kind of thing and one place in the text'
+      f' {text!r}. The expert reads "Goal: put a hot apple in cabinet." and the'
+      ' like.'
+    )
+  thing, other = kinds
+  if other.endswith('lamp'):
+    return Aim(thing=thing, place=None, lamp=other)
+  verbs = [verb for verb in _WORDS if _WORDS[verb] & set(words)]
+  return Aim(
+    thing=thing,
+    place=other,
+    verb=verbs[0] if verbs else None,
+    count=2 if 'two' in words else 1,
+  )
+
+
+def expert(
+  *, seed: int, recipe: Literal['known', 'unknown'] = 'known'
+) -> Policy:
+  """A player: call it with each text that the game shows, opening first.
+
+  Args:
+    seed: Of the order in which places are searched.
+    recipe: 'unknown' for a player who has to guess, where the opening does not
+      tell, what 'hot', 'cold' and 'clean' are made with.
+
+  Returns:
+    A function of the newest text to the next command. It never gives up.
+  """
+  rng = np.random.default_rng(seed)
+  player = None
+
+  def policy(text: str) -> str:
+    nonlocal player
+    if player is None:
+      player = _play(text, rng, recipe == 'known')
+      return next(player)
+    return player.send(text)
+
+  return policy
+
+
+def _play(
+  opening: str, rng: np.random.Generator, knows: bool
+) -> Generator[str, str, None]:
+  """The player's whole plan; see `expert`."""
+  aim = read_goal(opening)
+  house = _House(opening, rng)
+  recipes = _recipes(aim, opening, house, rng, knows)
+  held, at = yield from house.fetch(aim.thing)
+  if aim.lamp is not None:
+    lamp, _ = yield from house.find(aim.lamp)
+    yield f'use {lamp}'
+  while aim.place is not None:
+    target = house.first(aim.place)
+    for verb, appliance in recipes[:1]:
+      if house.at != appliance:
+        yield from house.go(appliance, look_inside=False)
+      yield f'{verb} {held} with {appliance}'
+    yield from house.go(target)
+    yield f'move {held} to {target}'
+    # Still playing: another is wanted, or the recipe was a wrong guess.
+    if aim.count > 1:
+      house.done.add(held)
+      held, at = yield from house.fetch(aim.thing)
+    elif len(recipes) > 1:
+      recipes = recipes[1:]
+      yield f'take {held} from {target}'
+    else:
+      break
+  while True:
+    yield 'look'
+
+
+def _recipes(
+  aim: Aim,
+  opening: str,
+  house: '_House',
+  rng: np.random.Generator,
+  knows: bool,
+) -> list[tuple[str, str]]:
+  """(verb, appliance) in the order to try them; empty if nothing is asked."""
+  if aim.verb is None:
+    return []
+  verbs = [aim.verb]
+  told = f'with {_WHERE[aim.verb]}' in opening
+  if not knows and not told:
+    verbs = [v for v in _WHERE if house.first(_WHERE[v]) is not None]
+    verbs = [verbs[i] for i in rng.permutation(len(verbs))]
+  return [(verb, house.first(_WHERE[verb])) for verb in verbs]
+
+
+class _House:
+  """What the player has learned of the house, and how to learn more."""
+
+  def __init__(self, opening: str, rng: np.random.Generator):
+    names = dict.fromkeys(' '.join(pair) for pair in _PLACE.findall(opening))
+    self._hints: Mapping[str, str] = dict(_HINT.findall(opening))
+    self._names = tuple(names)
+    self._order = [self._names[i] for i in rng.permutation(len(names))]
+    self._inside: dict[str, list[str]] = {}
+    self.at: str | None = None
+    self.done: set[str] = set()  # things that are where they should be
+
+  def first(self, kind: str) -> str | None:
+    """The first place of a kind, preferably one already looked into."""
+    places = [name for name in self._names if name.split()[0] == kind]
+    known = [name for name in places if name in self._inside]
+    return (known + places + [None])[0]
+
+  def go(self, place: str, look_inside: bool = True):
+    """Goes to a place, and opens it if it is closed."""
+    text = yield f'go to {place}'
+    self.at = place
+    if look_inside and f'{place} is closed' in text:
+      text = yield f'open {place}'
+    self._inside[place] = [
+      name
+      for name in (' '.join(pair) for pair in _PLACE.findall(text))
+      if name not in self._names
+    ]
+
+  def find(self, kind: str):
+    """Goes to a thing of a kind; returns its name and where it is."""
+    while True:
+      here = [self.at] if self.at in self._inside else []
+      for place in here + list(self._inside):
+        for name in self._inside[place]:
+          if name.split()[0] == kind and name not in self.done:
+            if place != self.at:
+              yield from self.go(place)
+            return name, place
+      unseen = [name for name in self._order if name not in self._inside]
+      if not unseen:  # every place was seen: look again
+        self._inside.clear()
+        continue
+      hint = self._hints.get(kind)
+      unseen.sort(key=lambda name: name.split()[0] != hint)
+      yield from self.go(unseen[0])
+
+  def fetch(self, kind: str):
+    """Takes a thing of a kind; returns its name and where it was."""
+    name, place = yield from self.find(kind)
+    yield f'take {name} from {place}'
+    self._inside[place].remove(name)
+    return name, place
