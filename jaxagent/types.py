@@ -63,7 +63,7 @@ class Trajectory:
   action_mask: Bool[Array, 'B T']  # sampled by the policy
   logprobs: Float[Array, 'B T']  # of the sampler, 0 where not sampled
   turn: Int[Array, 'B T']  # index of the token's turn in its row
-  anchor: Int[Array, 'B T']  # identity of the state the turn acted in
+  anchor: Int[Array, 'B T']  # names the state the turn acted in; -1: none
   step_reward: Float[Array, 'B T']  # what the token's turn earned by itself
   rewards: Float[Array, 'B R']
   active: Bool[Array, 'B R']  # this reward was observed for this row

@@ -135,7 +135,7 @@ def _teacher_view(flat, rows, length):
 
 
 def _name(anchor: str | None) -> int:
-  """A stable 31-bit name of an anchor; 0 where there is none."""
+  """A stable 31-bit name of an anchor; -1 where there is none."""
   if anchor is None:
-    return 0
-  return (zlib.crc32(anchor.encode()) & 0x7FFFFFFF) or 1
+    return -1
+  return zlib.crc32(anchor.encode()) & 0x7FFFFFFF

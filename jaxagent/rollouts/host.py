@@ -17,7 +17,7 @@ from jaxagent import types
 from jaxagent.agents import protocol
 from jaxagent.rollouts import rows as rows_lib
 
-IDLE, OPEN, EXTEND = 0, 1, 2
+IDLE, OPEN, EXTEND = range(3)  # what a slot does in a round
 # An observation of more characters than this per token of context is an
 # environment gone wild; it is not even tokenised.
 MAX_CHARS_PER_TOKEN = 32

@@ -5,7 +5,6 @@ Pure and free of callbacks, so that both drivers of `collect` share it.
 
 from typing import NamedTuple
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -13,8 +12,7 @@ from jaxtyping import Bool, Float, Int
 from jaxagent import types
 from jaxagent.models import policy as policy_lib
 from jaxagent.models import sampler
-
-IDLE, OPEN, EXTEND = 0, 1, 2
+from jaxagent.rollouts.host import IDLE, OPEN
 
 
 class Command(NamedTuple):
@@ -80,26 +78,15 @@ def round_(
 
   def at(size):
     def run(cache):
-      live = jax.tree.map(
-        lambda x: lax.slice_in_dim(x, 0, size, axis=policy_lib.LENGTH_AXIS),
-        cache,
-      )
       live, logits = sampler.prefill(
-        policy, params, live, length, command.ids[:, :size], command.num,
-        chunk=sampling.chunk,
+        policy, params, policy.crop(cache, size), length,
+        command.ids[:, :size], command.num, chunk=sampling.chunk,
       )  # fmt: skip
       live, *sampled, steps = sampler.decode(
         policy, params, key, live, length + command.num, logits,
         command.mode != IDLE, command.uid, sampling,
       )  # fmt: skip
-      cache = jax.tree.map(
-        lambda x, y: lax.dynamic_update_slice_in_dim(
-          x, y, 0, axis=policy_lib.LENGTH_AXIS
-        ),
-        cache,
-        live,
-      )
-      return cache, Sampled(*sampled), steps
+      return policy.paste(cache, live), Sampled(*sampled), steps
 
     return run
 
