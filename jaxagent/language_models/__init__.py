@@ -1,0 +1,1 @@
+"""Language models on the host: text in, text out."""
