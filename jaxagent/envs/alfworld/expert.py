@@ -134,7 +134,7 @@ def _play(
   aim = read_goal(opening)
   house = _House(opening, rng)
   recipes = _recipes(aim, opening, house, rng, knows)
-  held, at = yield from house.fetch(aim.thing)
+  held = yield from house.fetch(aim.thing)
   if aim.lamp is not None:
     lamp, _ = yield from house.find(aim.lamp)
     yield f'use {lamp}'
@@ -149,7 +149,7 @@ def _play(
     # Still playing: another is wanted, or the recipe was a wrong guess.
     if aim.count > 1:
       house.done.add(held)
-      held, at = yield from house.fetch(aim.thing)
+      held = yield from house.fetch(aim.thing)
     elif len(recipes) > 1:
       recipes = recipes[1:]
       yield f'take {held} from {target}'
@@ -172,9 +172,9 @@ def _recipes(
   verbs = [aim.verb]
   told = f'with {_WHERE[aim.verb]}' in opening
   if not knows and not told:
-    verbs = [v for v in _WHERE if house.first(_WHERE[v]) is not None]
-    verbs = [verbs[i] for i in rng.permutation(len(verbs))]
-  return [(verb, house.first(_WHERE[verb])) for verb in verbs]
+    verbs = [list(_WHERE)[i] for i in rng.permutation(len(_WHERE))]
+  steps = [(verb, house.first(_WHERE[verb])) for verb in verbs]
+  return [(verb, place) for verb, place in steps if place is not None]
 
 
 class _House:
@@ -199,7 +199,9 @@ class _House:
     """Goes to a place, and opens it if it is closed."""
     text = yield f'go to {place}'
     self.at = place
-    if look_inside and f'{place} is closed' in text:
+    if f'{place} is closed' in text:
+      if not look_inside:
+        return
       text = yield f'open {place}'
     self._inside[place] = [
       name
@@ -226,8 +228,8 @@ class _House:
       yield from self.go(unseen[0])
 
   def fetch(self, kind: str):
-    """Takes a thing of a kind; returns its name and where it was."""
+    """Takes a thing of a kind; returns its name."""
     name, place = yield from self.find(kind)
     yield f'take {name} from {place}'
     self._inside[place].remove(name)
-    return name, place
+    return name
