@@ -1,0 +1,97 @@
+"""Where arrays live on a mesh: one rule a parameter name.
+
+Axes of a mesh: `data` replicates parameters, `fsdp` splits them by width and
+`tensor` by heads and units. Rows are split over `data` and `fsdp` together. A
+dimension that an axis does not divide is left whole.
+"""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+AXES = ('data', 'fsdp', 'tensor')
+
+RULES: dict[str, tuple[str | None, ...]] = {
+  'embed': ('tensor', 'fsdp'),
+  'unembed': ('fsdp', 'tensor'),
+  'query': ('fsdp', 'tensor'),
+  'key': ('fsdp', 'tensor'),
+  'value': ('fsdp', 'tensor'),
+  'output': ('tensor', 'fsdp'),
+  'query_bias': ('tensor',),
+  'key_bias': ('tensor',),
+  'value_bias': ('tensor',),
+  'gate': ('fsdp', 'tensor'),
+  'up': ('fsdp', 'tensor'),
+  'down': ('tensor', 'fsdp'),
+}
+
+BATCH = PartitionSpec(('data', 'fsdp'))
+
+
+def make_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+  """A mesh over the first `data * fsdp * tensor` devices.
+
+  Raises:
+    ValueError: there are fewer devices.
+  """
+  shape = (data, fsdp, tensor)
+  want, got = data * fsdp * tensor, jax.device_count()
+  if want > got:
+    raise ValueError(
+      f'A mesh of data={data}, fsdp={fsdp}, tensor={tensor} needs {want}'
+      f' devices; there are {got}. Make one of the three smaller.'
+    )
+  devices = jax.devices()[:want]
+  kinds = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+
+
+def spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+  """The rule of one array, from the last name on its path in a pytree."""
+  names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+  rule = RULES.get(names[-1], ()) if names else ()
+  if len(rule) != len(shape):
+    return PartitionSpec()
+  fits = [
+    axis if size % mesh.shape.get(axis, 1) == 0 else None
+    for axis, size in zip(rule, shape, strict=True)
+  ]
+  return PartitionSpec(*fits)
+
+
+def specs(tree: PyTree, mesh: Mesh) -> PyTree:
+  """A `PartitionSpec` for each array of `tree`.
+
+  Works on parameters and on whatever repeats their names, such as optimiser
+  state; arrays without a rule are replicated.
+  """
+  return jax.tree.map_with_path(lambda p, x: spec(p, x.shape, mesh), tree)
+
+
+def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+  """`specs` as `NamedSharding`s."""
+  return jax.tree.map_with_path(
+    lambda p, x: NamedSharding(mesh, spec(p, x.shape, mesh)), tree
+  )
+
+
+def shard(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Places the arrays of `tree` by their rules."""
+  return jax.device_put(tree, shardings(tree, mesh))
+
+
+def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+  """Splits the first dimension of every array over the rows' axes.
+
+  Raises:
+    ValueError: some first dimension is not divisible.
+  """
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  odd = {x.shape[0] for x in jax.tree.leaves(batch) if x.shape[0] % ways}
+  if odd:
+    raise ValueError(
+      f'Batches of {sorted(odd)} rows do not split {ways} ways (data x fsdp).'
+      ' Pad the batch with inactive rows, or change the mesh.'
+    )
+  return jax.device_put(batch, NamedSharding(mesh, BATCH))
