@@ -69,10 +69,11 @@ class Thing:
   toggleable: bool = False
   container: bool = False  # a plate, a bowl: `holds` shows when examined
   holds: tuple[str, ...] = ()
-  cool: bool = False  # at the start, as are the next three
+  cool: bool = False  # at the start, as are the next four
   hot: bool = False
   clean: bool = False
   sliced: bool = False
+  on: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
