@@ -298,7 +298,7 @@ def _gather(tree):
 
 def _put(batch, mesh):
   """Rows of a microbatch over the data axes of the mesh."""
-  spec = jax.sharding.PartitionSpec(None, sharding.BATCH_AXES)
+  spec = jax.sharding.PartitionSpec(None, *sharding.BATCH)
   place = jax.sharding.NamedSharding(mesh, spec)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(place, x), batch
