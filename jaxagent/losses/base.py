@@ -67,7 +67,8 @@ def _clean(inputs, needs):
   def finite(x):
     if not is_per_token(x):
       return x
-    x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    if jnp.finfo(x.dtype).bits < 32:
+      x = x.astype(jnp.float32)
     x = jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
     return jnp.nan_to_num(x, posinf=_INFINITY, neginf=-_INFINITY)
 
