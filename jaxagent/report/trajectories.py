@@ -65,7 +65,8 @@ def save(
     for i, row in enumerate(rows)
   ]
   fresh = path.with_suffix('.tmp')
-  fresh.write_text(''.join(line + '\n' for line in lines), encoding='utf-8')
+  text = ''.join(line + '\n' for line in lines)
+  fresh.write_text(text, encoding='utf-8', errors='replace')
   os.replace(fresh, path)
   return path
 
@@ -138,15 +139,15 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
   """Plain JSON values of numpy's, with None for what is not finite."""
-  if hasattr(value, 'tolist'):
-    value = value.tolist()
+  if isinstance(value, float):
+    return float(f'{value:.5g}') if math.isfinite(value) else None
+  if value is None or isinstance(value, str | int):
+    return value
   if isinstance(value, Mapping):
     return {str(k): _plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
     return [_plain(v) for v in value]
-  if isinstance(value, float):
-    return float(f'{value:.5g}') if math.isfinite(value) else None
-  return value
+  return _plain(value.tolist()) if hasattr(value, 'tolist') else value
 
 
 def write_html(
@@ -193,7 +194,6 @@ def _packed(row: Mapping[str, Any]) -> dict[str, Any]:
   Only sampled tokens have numbers, so everything else is joined: this keeps
   the page small.
   """
-  row = _plain(row)
   lists = ('action', 'turn', 'tokens', *TOKEN_FIELDS)
   packed = {k: v for k, v in row.items() if k not in lists}
   packed['length'] = len(row['tokens'])
@@ -210,11 +210,11 @@ def _packed(row: Mapping[str, Any]) -> dict[str, Any]:
       continue
     block = {'turn': turn, 'tokens': tokens}
     for name in TOKEN_FIELDS:
-      values = (row.get(name) or [])[part]
+      values = () if row.get(name) is None else row[name][part]
       if any(v is not None for v in values):
         block[name] = values
     blocks.append(block)
-  return packed | {'blocks': blocks}
+  return _plain(packed | {'blocks': blocks})
 
 
 def as_text(row: Mapping[str, Any], *, width: int = 2000) -> str:

@@ -31,7 +31,7 @@ def test_numpy_is_welcome_and_nan_is_null(tmp_path, make_row):
 
 
 def test_line_separators_inside_tokens_do_not_split_rows(tmp_path, make_row):
-  row = make_row(goal='a\u2028b\x85c\nd')
+  row = make_row(game='\ud800', goal='a\u2028b\x85c\nd')
   (loaded,) = trajectories.load(trajectories.save(tmp_path / 'a.jsonl', [row]))
   assert loaded['goal'] == row['goal']
 
