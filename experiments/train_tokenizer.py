@@ -2,19 +2,25 @@
 
   python -m experiments.train_tokenizer --output=FOLDER
 
-The corpus is what generated games print. The result is committed under
-`jaxagent/assets/household_tokenizer`; training again replaces every id, so that
-checkpoints of earlier vocabularies become useless.
+The corpus is what generated games, prompts and skills print, and the nouns of
+the original games. The result is committed under
+`jaxagent/assets/household_tokenizer`. Training again replaces ids: checkpoints
+that were made with the old ones become useless.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import pathlib
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxagent import tokens
+from jaxagent.agents import prompts, skill_library
+from jaxagent.envs.alfworld import game as game_lib
+from jaxagent.envs.alfworld import generate
+from jaxagent.envs.alfworld import world as world_lib
 
 SPECIAL = ('<|pad|>', '<|end|>', '<|system|>', '<|user|>', '<|assistant|>')
 # A word, a digit or a run of signs, each with the blank in front of it.
@@ -33,40 +39,37 @@ TEMPLATE = """\
   {{- '<|assistant|>' -}}
 {%- endif -%}
 """
-# What stands in ALFRED's rooms, spelled as ALFWorld prints it.
+# What the original games print of ALFRED's rooms.
 NOUNS = """
-alarmclock aluminumfoil apple applesliced armchair baseballbat basketball
-bathtub bathtubbasin bed blinds book boots bottle bowl box bread breadsliced
-butterknife cabinet candle cart cd cellphone chair cloth coffeemachine
-coffeetable countertop creditcard cup curtains desk desklamp desktop
-diningtable dishsponge dresser drawer dumbbell egg faucet floorlamp footstool
-fork fridge garbagebag garbagecan glassbottle handtowel handtowelholder
-houseplant kettle keychain knife ladle laptop laundryhamper lettuce
-lettucesliced lightswitch microwave mirror mug newspaper ottoman painting pan
-papertowelroll pen pencil peppershaker pillow plate plunger poster pot potato
-potatosliced remotecontrol roomdecor safe saltshaker scrubbrush shelf
-shelvingunit showercurtain showerdoor showerhead sidetable sink sinkbasin
-soapbar soapbottle sofa spatula spoon spraybottle statue stool stoveburner
-stoveknob tabletopdecor teddybear television tennisracket tissuebox toaster
-toilet toiletpaper toiletpaperhanger tomato tomatosliced towel towelholder
-tvstand vase vacuumcleaner wateringcan watch window winebottle
+alarmclock apple armchair baseballbat basketball bathtubbasin bed book boots
+bowl box bread butterknife cabinet candle cart cd cellphone cloth coffeemachine
+coffeetable countertop creditcard cup desk desklamp diningtable dishsponge
+dresser drawer egg floorlamp footstool fork fridge garbagecan glassbottle
+handtowel handtowelholder houseplant kettle keychain knife ladle laptop
+laundryhamper lettuce microwave mirror mug newspaper ottoman pan papertowelroll
+pen pencil peppershaker pillow plate plunger pot potato remotecontrol safe
+saltshaker scrubbrush shelf sidetable sink sinkbasin soapbar soapbottle sofa
+spatula spoon spraybottle statue stoveburner teddybear television tennisracket
+tissuebox toaster toilet toiletpaper toiletpaperhanger tomato towel towelholder
+tvstand vase wateringcan watch window winebottle
 """
 # What plans, hints and notes are written with.
 WORDS = """
-about action after again already always answer any are at away back bathroom be
-because bedroom been before but by can carry check clean cold cool do each
-empty examine fail find first found go goal hall hand have heat here history
-home hot how if inside into it its kitchen know left likely list livingroom look
-map more must near need never next no not object often one only open or order
-other place plan put reach reason room same search second see seen skill so
-step success summary task that them then there these they thing think this
-three time to try turn twice two under until use visit wash what when where
-which will with yes your
+about action after again already also always answer any at away back bathroom
+be because bedroom before bench best but by can carry chair check clean cold
+cool do each empty end examine find first found full go goal have here history
+hold hot how if inside into it kitchen know left likely list livingroom look
+map more must near need never next no not note object often once only or other
+place plan put question reach reason remember result right room same search
+second see seen skill slice some something start step stool study success
+summary task that them then there they thing think this three time try turn
+twice two under until use visit wash what when where which will with wrong yes
+yet your
 """
 
 
-def train(corpus: Iterable[str], *, vocab_size: int) -> tokens.Tokenizer:
-  """Byte-level BPE of the corpus with the household template."""
+def train(texts: Iterable[str], *, vocab_size: int) -> tokens.Tokenizer:
+  """Byte-level BPE of the texts with the household template."""
   backend = tokenizers.Tokenizer(models.BPE())
   backend.pre_tokenizer = pre_tokenizers.Sequence(
     [
@@ -84,7 +87,7 @@ def train(corpus: Iterable[str], *, vocab_size: int) -> tokens.Tokenizer:
     initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     show_progress=False,
   )
-  backend.train_from_iterator(corpus, trainer)
+  backend.train_from_iterator(texts, trainer)
   return tokens.Tokenizer(
     backend,
     template=TEMPLATE,
@@ -94,51 +97,43 @@ def train(corpus: Iterable[str], *, vocab_size: int) -> tokens.Tokenizer:
   )
 
 
-def vocabulary() -> list[str]:
-  """Every word so often, inside a sentence, that it becomes one token."""
-  return [f'a {word}.' for word in (NOUNS + WORDS).split()] * 8
+def corpus(num_games: int) -> Iterator[str]:
+  """What games, prompts and skills print, then the words on their own."""
+  skills = skill_library.default()
+  rng = np.random.default_rng(0)
+  for homes in ('true', 'random'):
+    for game in generate.Games(size=num_games, homes=homes):
+      yield from playthrough(game, rng)
+      bank = skill_library.with_homes(skills, game.homes)
+      yield skill_library.block(bank.skills)
+  yield from [skill_library.block(skills.skills)] * 10
+  for words, times in ((NOUNS, 50), (WORDS, 25)):
+    for word in words.split():
+      yield from [f'a {word}.'] * times
 
 
-def phrases() -> list[str]:
-  """What the simulator prints, once for every pair of neighbouring nouns."""
-  lines = []
-  names = NOUNS.split()
-  for a, b in zip(names, names[1:] + names[:1], strict=True):
-    lines += [
-      f'go to {a} 1',
-      f'take {b} 1 from {a} 1',
-      f'move {b} 2 to {a} 3',
-      f'open {a} 4',
-      f'close {a} 5',
-      f'use {a} 6',
-      f'clean {b} 7 with sinkbasin 1',
-      f'heat {b} 8 with microwave 1',
-      f'cool {b} 9 with fridge 1',
-      f'You arrive at {a} 1. On the {a} 1, you see a {b} 2, and a {b} 1.',
-      f'You pick up the {b} 1 from the {a} 1.',
-      f'You move the {b} 1 to the {a} 1.',
-      f'You open the {a} 1. The {a} 1 is open. In it, you see nothing.',
-      f'The {a} 1 is closed. You close the {a} 1.',
-      f'You clean the {b} 1 using the sinkbasin 1. You turn on the {a} 1.',
-      f'Your task is to: put a clean {b} in {a}.',
-      'Nothing happens.',
-      'inventory',
-      'look',
-      f'examine {b} 1',
-      f'put a hot {b} in {a}. put a cool {b} in {a}. put two {b} in {a}.',
-      f'examine the {b} with the desklamp. look at {b} under the desklamp.',
-      f'You are in the middle of a room. Looking quickly around you, you see a'
-      f' {a} 2, a {a} 1, and a {b} 1. You are not carrying anything.',
-    ]
-  return lines
+def playthrough(game: game_lib.Game, rng: np.random.Generator) -> Iterator[str]:
+  """The texts of a game that is won with a detour before every command."""
+  world = world_lib.World(game)
+  observation = world.reset()
+  yield observation
+  yield prompts.opening(game.task, prompts.room(observation))[-1]['content']
+  for planned in game.walkthrough:
+    detours = [c for c in world.admissible if c != 'help']  # a page of text
+    for command in (str(rng.choice(detours)), planned):
+      yield command
+      yield world.step(command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--output', type=pathlib.Path, required=True)
   parser.add_argument('--vocab_size', type=int, default=1024)
+  parser.add_argument('--num_games', type=int, default=500)
   arguments = parser.parse_args(argv)
-  tokenizer = train(phrases() + vocabulary(), vocab_size=arguments.vocab_size)
+  tokenizer = train(
+    corpus(arguments.num_games), vocab_size=arguments.vocab_size
+  )
   tokenizer.save(arguments.output)
   print(f'{tokenizer.vocab_size} ids in {arguments.output}')
 

@@ -242,7 +242,7 @@ def test_default_splits_commands_into_words():
   assert tokenizer.pieces(ids) == [
     'take', ' alarmclock', ' 1', '2', ' from', ' sidetable', ' 3'
   ]  # fmt: skip
-  assert tokenizer.vocab_size <= 1024
+  assert tokenizer.vocab_size == 1024
   assert tokenizer.pad_id != tokenizer.stop_id
   text = 'naïve 🙂\n\n  <|end|> ½'
   assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -275,9 +275,9 @@ def test_real_observations_are_short(shared):
 
 
 def test_training_is_deterministic():
-  corpus = train_tokenizer.phrases()
+  texts = list(train_tokenizer.corpus(num_games=5))
   first, second = (
-    train_tokenizer.train(corpus, vocab_size=400)._backend.to_str()
+    train_tokenizer.train(texts, vocab_size=400)._backend.to_str()
     for _ in range(2)
   )
   assert first == second
