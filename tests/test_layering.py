@@ -47,7 +47,7 @@ ALLOWED = {
   | RUNS,
   'jaxagent.judges': RUNS,
   'jaxagent.benchmarks': RUNS,
-  'jaxagent.report': {'jaxagent.types'},
+  'jaxagent.report': {'jaxagent.training.metrics', 'jaxagent.types'},
 }
 
 # package -> outside libraries that stay out of it
