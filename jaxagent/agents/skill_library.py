@@ -258,7 +258,7 @@ def with_homes(bank: SkillBank, homes: Mapping[str, str]) -> SkillBank:
     Skill(
       id=f'object/{thing}',
       title=f'Where to find: {thing}',
-      text=f'{thing} is in {place}.',
+      text=f'find {thing} in {place}.',
       kind='object',
       keywords=(thing,),
     )

@@ -2,7 +2,7 @@
 
 It plays generated games and the plain goals of the original ones (not sliced
 things). It knows how to open, take and put; where things are it reads from a
-skill text in the opening, in the form 'apple is in fridge.', and otherwise finds
+skill text in the opening, in the form 'find apple in fridge.', and otherwise finds
 out by going to places in uniformly random order. So its demonstrations teach
 how to read a skill, and no more about a house than was shown.
 """
@@ -14,8 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from jaxagent.envs.alfworld import game as game_lib
+from jaxagent.envs.alfworld import world as world_lib
+
 _PLACE = re.compile(r'\b([a-z]+) (\d+)\b')
-_HINT = re.compile(r'\b([a-z]+) is in ([a-z]+)\b')
+_HINT = re.compile(r'\bfind ([a-z]+) in ([a-z]+)\b')
 _GOAL = re.compile(r'(?:goal|task is to): *([a-z ]+)', re.IGNORECASE)
 _FILLERS = frozenset(
   [
@@ -125,6 +128,29 @@ def expert(
     return player.send(text)
 
   return policy
+
+
+def demonstrate(
+  game: game_lib.Game, policy: Policy, *, skill: str = '', max_turns: int = 12
+) -> tuple[list[tuple[str, str]], bool]:
+  """Plays one game.
+
+  Args:
+    game: What to play.
+    policy: A fresh player, such as `expert(seed=…)`.
+    skill: Text in front of the opening.
+    max_turns: Commands at most.
+
+  Returns:
+    (what was read, command) for each turn, and whether the game was won.
+  """
+  world = world_lib.World(game)
+  text = '\n'.join(part for part in (skill, world.reset()) if part)
+  turns = []
+  while len(turns) < max_turns and not world.won:
+    turns.append((text, policy(text)))
+    text = world.step(turns[-1][1])
+  return turns, world.won
 
 
 def _play(

@@ -9,7 +9,6 @@ the homes does not.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Literal
 import zlib
 
 import numpy as np
@@ -87,7 +86,7 @@ class Games(Sequence[game_lib.Game]):
   split: str = 'train'
   size: int = 10_000
   seed: int = 0
-  homes: Literal['true', 'random'] = 'true'
+  homes: str = 'true'
   home_probability: float = 0.9
   things: tuple[int, int] = (3, 5)
   receptacles: int | None = None
