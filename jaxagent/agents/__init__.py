@@ -2,31 +2,43 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import inspect
 from typing import Any
 
 import gymnasium
 
-from jaxagent.agents import protocol, react, skill_library
+from jaxagent.agents import protocol, react, single_turn, skill_library
 from jaxagent.agents import skills as skills_lib
 
 # From a name to a function of an environment, a task, and keyword options.
 PROGRAMS: Mapping[str, Callable[..., protocol.Program]] = {
   'react': react.react,
+  'single_turn': single_turn.single_turn,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-  """Makes the program of a task; `skills` is to be told of outcomes."""
+  """Makes the program of a task.
+
+  Each program has an environment of its own from `make_env` and closes it at
+  the end. `skills` is to be told of training outcomes, and goes into
+  checkpoints.
+  """
 
   program: Callable[..., protocol.Program]
   make_env: Callable[[], gymnasium.Env]
   options: Mapping[str, Any]
-  skills: skills_lib.Skills | None = None
+  skills: skills_lib.Skills
 
   def __call__(self, task: protocol.Task) -> protocol.Program:
     env = self.make_env()
-    return self.program(env, task, skills=self.skills, **self.options)
+    try:
+      return (
+        yield from self.program(env, task, skills=self.skills, **self.options)
+      )
+    finally:
+      env.close()
 
 
 def from_config(
@@ -35,24 +47,40 @@ def from_config(
   """Builds an agent from a config section.
 
   Args:
-    config: 'name' of a program in `PROGRAMS`; its keyword options; 'skills', a
-      section with the options of `skills.Skills` and 'bank', the path of a JSON
-      file (None or absent: the embedded bank).
+    config: 'name' of a program in `PROGRAMS` ('react' if absent); its keyword
+      options; 'skills', a section with the options of `skills.Skills` and
+      'bank', the path of a JSON file (None or absent: the embedded bank).
+      Without the section there are no skills.
     make_env: Gives an environment that no other running program uses.
 
   Raises:
     ValueError: if the program or an option is unknown.
   """
-  options = {name: value for name, value in config.items()}
+  options = dict(config)
   name = options.pop('name', 'react')
   if name not in PROGRAMS:
     raise ValueError(f'Agent {name!r}; known are {sorted(PROGRAMS)}.')
   section = dict(options.pop('skills', None) or {'mode': 'none'})
   path = section.pop('bank', None)
   bank = skill_library.load(path) if path else skill_library.default()
+  _check_options(f'agent {name!r}', options, PROGRAMS[name])
+  _check_options("section 'skills'", section, skills_lib.Skills)
   return Agent(
     program=PROGRAMS[name],
     make_env=make_env,
     options=options,
     skills=skills_lib.Skills(bank, **section),
   )
+
+
+def _check_options(what: str, options: Mapping[str, Any], function: Callable):
+  known = [
+    parameter.name
+    for parameter in inspect.signature(function).parameters.values()
+    if parameter.kind == parameter.KEYWORD_ONLY and parameter.name != 'skills'
+  ]
+  unknown = sorted(set(options) - set(known))
+  if unknown:
+    raise ValueError(
+      f'The {what} has no options {unknown}; its options are {known}.'
+    )

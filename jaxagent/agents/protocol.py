@@ -22,7 +22,7 @@ class Task:
   episode: int
   group: int
   seed: int
-  game: str  # what to play, in the environment's own naming
+  game: int | str  # what to play: a position, or the environment's own name
   training: bool = True
 
 

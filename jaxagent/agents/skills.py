@@ -77,7 +77,7 @@ class Skills:
     homes = info.get('homes', {}) if self._homes else {}
     found = self._retrieve(
       skill_library.with_homes(self.bank, homes),
-      skill_library.Query(info['task'], info['task_type'], task.game),
+      skill_library.Query(info['task'], info['task_type'], str(task.game)),
       self.usage,
       self._limit,
     )
