@@ -164,8 +164,9 @@ def _play(
   if aim.lamp is not None:
     lamp, _ = yield from house.find(aim.lamp)
     yield f'use {lamp}'
+  target = None
   while aim.place is not None:
-    target = house.first(aim.place)
+    target = target or house.first(aim.place)  # both things to the same place
     for verb, appliance in recipes[:1]:
       if house.at != appliance:
         yield from house.go(appliance, look_inside=False)

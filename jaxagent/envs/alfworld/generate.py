@@ -9,6 +9,7 @@ the homes does not.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import zlib
 
 import numpy as np
@@ -122,7 +123,7 @@ class Games(Sequence[game_lib.Game]):
     """The id of a game, without making the game."""
     return f'{self.split}-{self.homes}-{self.seed}/{index:05d}'
 
-  @property
+  @functools.cached_property
   def names(self) -> tuple[str, ...]:
     """The ids of all games, in order."""
     return tuple(map(self.name, range(self.size)))
