@@ -34,17 +34,6 @@ def mean(
   return total / jnp.maximum(jnp.sum(mask, dtype=total.dtype), 1)
 
 
-def std(
-  x: Float[types.Array, '...'], mask: Bool[types.Array, '...'], *, ddof: int = 0
-) -> Float[types.Array, '']:
-  """Standard deviation of the unmasked elements; 0 where it is undefined."""
-  squares = jnp.where(
-    mask, jnp.square(jnp.where(mask, x, 0) - mean(x, mask)), 0
-  )
-  count = jnp.sum(mask, dtype=squares.dtype)
-  return jnp.sqrt(jnp.sum(squares) / jnp.maximum(count - ddof, 1))
-
-
 def labels(*keys: Int[types.Array, 'N']) -> Int[types.Array, 'N']:
   """Numbers the distinct tuples of `keys` from 0; works under `jit`.
 

@@ -33,7 +33,8 @@ ALLOWED = {
   'jaxagent.models': {'kernels_pallas', 'jaxagent.types'},
   'jaxagent.envs': WORLD,
   'jaxagent.agents': WORLD,
-  'jaxagent.language_models': WORLD,
+  # The protocol is the contract of both sides, as `types` is of the arrays.
+  'jaxagent.language_models': WORLD | {'jaxagent.agents.protocol'},
   'jaxagent.rollouts': PARTS | WORLD,
   'jaxagent.data': WORLD,
   'jaxagent.balance': {'jaxagent.types'},

@@ -8,21 +8,16 @@ import pytest
 from jaxagent import masked
 
 
-def test_mean_and_std_are_those_of_the_slice():
+def test_mean_is_that_of_the_slice():
   x = np.asarray([[1.0, np.nan, 4.0], [np.inf, 2.0, 9.0]], np.float32)
   mask = np.isfinite(x)
   kept = x[mask]
   np.testing.assert_allclose(masked.mean(x, mask), kept.mean(), rtol=1e-6)
-  for ddof in (0, 1):
-    np.testing.assert_allclose(
-      masked.std(x, mask, ddof=ddof), kept.std(ddof=ddof), rtol=1e-6
-    )
 
 
 def test_an_empty_mask_gives_zero():
   x, mask = jnp.full((3,), jnp.nan), jnp.zeros((3,), bool)
   assert masked.mean(x, mask) == 0
-  assert masked.std(x, mask, ddof=1) == 0
 
 
 def test_labels_number_distinct_tuples():

@@ -75,13 +75,14 @@ def kl_to_reference() -> types.LossTerm:
   value on sampled tokens, never negative (http://joschu.net/blog/kl-approx.html).
 
   Returns:
-    The term; it needs `ref_logprobs`.
+    The term; it needs `ref_logprobs`. Metrics: `k3`, which is its value.
   """
 
   def fn(x):
     d = x.ref_logprobs - x.logprobs
     d = jnp.clip(d, -_MAX_KL_ARGUMENT, _MAX_KL_ARGUMENT)
-    return types.TokenLoss(jnp.expm1(d) - d, {})
+    values = jnp.expm1(d) - d
+    return types.TokenLoss(values, {'k3': jax.lax.stop_gradient(values)})
 
   return base.term(fn, {'ref_logprobs'})
 

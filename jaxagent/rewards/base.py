@@ -6,13 +6,17 @@ here has a gradient. Where `active` is False a value was not observed: it is
 never read, and comes out as 0.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from jaxagent import types
 
 
-def stateless(fn) -> types.RewardTransform:
+def stateless(
+  fn: Callable[[types.Rewards], types.Rewards],
+) -> types.RewardTransform:
   """A transform that remembers nothing, from `fn(rewards) -> rewards`."""
   return types.RewardTransform(
     init=lambda num_rewards: (), apply=lambda r, state: (fn(r), state)
@@ -63,7 +67,9 @@ def _num_rewards_after(transform, state, num_rewards):
   return after.values.shape[1]
 
 
-def combine(weights: tuple[float | int, ...] | None = None):
+def combine(
+  weights: tuple[float | int, ...] | None = None,
+) -> types.RewardTransform:
   """Sums the columns of a row into one, such as success and a penalty.
 
   Args:
