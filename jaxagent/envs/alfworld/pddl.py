@@ -85,7 +85,6 @@ def parse(
   *,
   id: str,
   task: str,
-  task_type: str,
   walkthrough: Sequence[str] | None = None,
 ) -> game_lib.Game:
   """Builds a game from a PDDL problem.
@@ -94,7 +93,6 @@ def parse(
     problem: The text of the problem file; upper and lower case are the same.
     id: Name for the game.
     task: The goal sentence without its full stop.
-    task_type: One of `game.TASK_TYPES`.
     walkthrough: Commands that win, where known.
 
   Returns:
@@ -121,14 +119,15 @@ def parse(
       f'The PDDL problem of {id!r} puts {len(facts["atlocation"])} agents at a'
       ' location; it must be exactly one.'
     )
+  goal = _goal(sections[2], id)
   return game_lib.Game(
     id=id,
     task=task,
-    task_type=task_type,
+    task_type=_task_type(goal),
     receptacles=_receptacles(facts, names, locations),
     things=_things(facts, names, locations),
     can_contain=_can_contain(facts),
-    goal=_goal(sections[2], id),
+    goal=goal,
     start=locations.get(start, game_lib.NOWHERE),
     walkthrough=None if walkthrough is None else tuple(walkthrough),
   )
@@ -139,7 +138,7 @@ Facts = dict[str, list[tuple[str, ...]]]
 
 def _facts(init: str, id: str) -> Facts:
   facts: Facts = collections.defaultdict(list)
-  for predicate, arguments in _FACT.findall(init):
+  for predicate, arguments in dict.fromkeys(_FACT.findall(init)):
     words = tuple(arguments.split())
     facts[predicate].append(words)
     if len(words) != _ARITY.get(predicate, len(words)):
@@ -152,7 +151,7 @@ def _facts(init: str, id: str) -> Facts:
     raise ValueError(
       f'The PDDL problem of {id!r} starts with facts that this simulator does'
       f' not know: {foreign}. Play it with the original engine'
-      ' (`engine.EngineEnv`).'
+      ' (source="engine").'
     )
   for predicate in ('objecttype', 'receptacletype', 'receptacleatlocation'):
     if not facts[predicate]:
@@ -273,7 +272,7 @@ def _goal(text: str, id: str) -> game_lib.Goal:
       f'The goal of {id!r} is none of the six task types:'
       f' {" ".join(text.split())!r}'
       + (f' asks for {foreign}' if foreign else '')
-      + '. Play it with the original engine (`engine.EngineEnv`).'
+      + '. Play it with the original engine (source="engine").'
     )
   states = {
     _GOAL_STATES[predicate]: True
@@ -286,6 +285,17 @@ def _goal(text: str, id: str) -> game_lib.Goal:
   return game_lib.Goal(
     thing=thing, receptacle=other, count=len(kinds), **states
   )
+
+
+def _task_type(goal: game_lib.Goal) -> str:
+  if goal.lamp is not None:
+    return 'look_at_obj_in_light'
+  if goal.count > 1:
+    return 'pick_two_obj_and_place'
+  for state, verb in (('clean', 'clean'), ('hot', 'heat'), ('cool', 'cool')):
+    if getattr(goal, state):
+      return f'pick_{verb}_then_place_in_recep'
+  return 'pick_and_place_simple'
 
 
 def _atoms(text: str) -> Iterator[list[str]]:

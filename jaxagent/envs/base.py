@@ -1,0 +1,54 @@
+"""What all text environments share: their type, their spaces, their sources.
+
+A text environment is a `gymnasium.Env[str, str]`: it shows text and is sent
+text. What it can be asked to play comes from a `Source`, so that official
+downloads, packed files and generated data go through one door.
+"""
+
+from collections.abc import Sequence
+import difflib
+import string
+from typing import Any, Protocol
+
+import gymnasium
+from gymnasium import spaces
+
+TextEnv = gymnasium.Env[str, str]
+
+OVER = 'Call reset() first: nothing was started yet, or it has ended.'
+
+
+class Source(Protocol):
+  """Games or tasks to play, made or read when asked for.
+
+  `names` are the ids of the items, in order and without repetition.
+  """
+
+  names: Sequence[str]
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Any: ...
+
+
+def text_space(max_length: int) -> spaces.Text:
+  """Printable text up to a length, the empty text included."""
+  return spaces.Text(
+    max_length=max_length, min_length=0, charset=string.printable
+  )
+
+
+def choice(what: str, got: str, known: Sequence[str]) -> str:
+  """Returns `got` if it is known.
+
+  Raises:
+    ValueError: otherwise, naming what is known and what may have been meant.
+  """
+  if got in known:
+    return got
+  close = difflib.get_close_matches(str(got), known, n=1)
+  hint = f' Did you mean {close[0]!r}?' if close else ''
+  shown = ', '.join(known[:10]) + (', …' if len(known) > 10 else '')
+  raise ValueError(
+    f'Unknown {what} {got!r}.{hint} There are {len(known)}: {shown}.'
+  )
