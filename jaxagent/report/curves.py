@@ -61,7 +61,7 @@ PANELS = (
     {'': '*/gap'},
     reference=0.0,
   ),
-  Panel('KL to the reference', 'nats a token', {'': '*/kl'}, (0, None)),
+  Panel('KL to the reference', 'nats a token', {'': '*/k[l3]'}, (0, None)),
   Panel(
     'Groups by outcome',
     'share of groups',
@@ -78,7 +78,19 @@ PANELS = (
     {'': '*/ratio_error'},
     log=True,
   ),
-  Panel('Gradient norm', 'before clipping', {'': '*/grad_norm'}, (0, None)),
+  Panel('Gradient norm', 'before clipping', {'': 'gradient/norm'}, (0, None)),
+  Panel('Negative log-likelihood', 'nats a token', {'': '*/nll'}, (0, None)),
+  Panel(
+    'Episodes by end',
+    'share of episodes',
+    {
+      'by itself': 'status/done',
+      'turn limit': 'status/turn_limit',
+      'context limit': 'status/context_limit',
+      'environment error': 'status/env_error',
+    },
+    (0, 1),
+  ),
   Panel('Turns', 'turns an episode', {'': '*/turns'}, (0, None)),
   Panel('Invalid actions', 'actions an episode', {'': '*/invalid'}, (0, None)),
 )

@@ -209,8 +209,8 @@ def _timings(columns: Mapping[str, np.ndarray]) -> str:
   spent = {}
   for name in sorted(columns):
     values = columns[name][np.isfinite(columns[name])]
-    if name.startswith('time/') and values.size:
-      spent[name.removeprefix('time/')] = values
+    if name.startswith('seconds/') and values.size:
+      spent[name.removeprefix('seconds/')] = values
   total = sum(values.sum() for values in spent.values())
   body = [
     [
@@ -240,7 +240,8 @@ def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
     text = trajectories.as_text(row, width=1200)
     parts.append(
       f'**{label}**: {_cell(row.get("goal") or row.get("game") or "")}'
-      f' (episode {row["episode"]}, {row["status"]}, {rewards})'
+      f' ({row.get("set", "")} episode {row["episode"]}, {row["status"]},'
+      f' {rewards})'
     )
     parts.append(_fenced(text))
   return '\n\n'.join(parts)

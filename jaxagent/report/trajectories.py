@@ -1,6 +1,7 @@
 """Trajectories for a person: rows on disk, and one HTML page to read them.
 
-A run leaves `trajectories/*.jsonl` in its workdir, one row a line, flat:
+A run leaves `trajectories/SET_STEP.jsonl` in its workdir: `step_000040.jsonl`
+of training, `eval_seen_000100.jsonl` of an evaluation. One row a line, flat:
 
   step, episode, group, row   integers; rows of a group share a task
   part, status                names of `types.Part` and `types.Status`
@@ -23,6 +24,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any
 
 import jinja2
@@ -81,7 +83,8 @@ def load(
     limit: at most so many rows, of the latest files; None is all.
 
   Returns:
-    Rows in the order of the files' names; none where there is no file.
+    Rows by the step in the files' names, each with `set`, its file's name
+    without the step; none where there is no file.
 
   Raises:
     ValueError: a line is no row.
@@ -98,7 +101,13 @@ def _files(source: pathlib.Path) -> list[pathlib.Path]:
   if source.is_file():
     return [source]
   inner = source / 'trajectories'
-  return sorted((inner if inner.is_dir() else source).glob('*.jsonl'))
+  paths = (inner if inner.is_dir() else source).glob('*.jsonl')
+  return sorted(paths, key=lambda path: _set_and_step(path)[::-1])
+
+
+def _set_and_step(path: pathlib.Path) -> tuple[str, int]:
+  name, step = re.fullmatch(r'(.*?)_?(\d*)', path.stem).groups()
+  return name, int(step or 0)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -113,7 +122,7 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
         raise ValueError(
           f'{where} is no JSON ({error}). Delete the line, or the file.'
         ) from None
-      rows.append(_checked(row, where))
+      rows.append({'set': _set_and_step(path)[0]} | _checked(row, where))
   return rows
 
 
@@ -162,7 +171,7 @@ def write_html(
   The page lists rows (filter, sort, full-text search) and shows the chosen
   one, its sampled tokens coloured by advantage, gate, teacher gap or
   log-probability. Its address may say what to show:
-  `#q=apple&color=gate&step=40&episode=3`.
+  `#q=apple&color=gate&set=step&step=40&episode=3`.
 
   Args:
     rows: as of `load`; several thousand are fine.

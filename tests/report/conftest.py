@@ -65,8 +65,8 @@ def curve_rows():
           'groups/all_fail': 0.25,
           'groups/all_pass': 0.25,
           'policy/ratio_error': 10 ** rng.normal(-5, 0.1),
-          'time/rollout': 3.0,
-          'time/update': 1.0,
+          'seconds/rollout': 3.0,
+          'seconds/update': 1.0,
         },
       )
     )

@@ -11,7 +11,7 @@ from jaxagent.report import trajectories
 
 
 def test_rows_survive_the_disk(tmp_path, make_row):
-  rows = [make_row(episode=e) for e in range(3)]
+  rows = [make_row(episode=e, set='step') for e in range(3)]
   path = trajectories.save(tmp_path / 'trajectories' / 'step_0.jsonl', rows)
   assert trajectories.load(path) == rows
   assert trajectories.load(tmp_path) == rows
@@ -46,6 +46,17 @@ def test_limit_takes_the_latest(tmp_path, make_row):
     (10, 1),
     (100, 0),
     (100, 1),
+  ]
+
+
+def test_files_are_ordered_by_step_and_named_by_set(tmp_path, make_row):
+  for name in ('step_000100', 'step_000020', 'eval_seen_000100', 'b'):
+    trajectories.save(tmp_path / f'{name}.jsonl', [make_row()])
+  assert [row['set'] for row in trajectories.load(tmp_path)] == [
+    'b',
+    'step',
+    'eval_seen',
+    'step',
   ]
 
 

@@ -170,6 +170,16 @@ def test_the_address_selects_a_row_and_filters(show, make_row):
   assert same_task == ['✗ 0', '✓ 1', '✗ 0', '✓ 1']
 
 
+def test_sets_are_kept_apart(show, make_row):
+  rows = [make_row(set=s, goal=f'goal {s}') for s in ('step', 'eval_seen')]
+  dom = show(rows, 'set=eval_seen&step=0&episode=0')
+  assert dom.by_id('goal')['text'] == 'goal eval_seen'
+  assert not [e for e in dom.with_class('badge') if 'title' in e]
+  dom = show(rows, 'from=step')
+  assert dom.by_id('hits')['text'] == '1 of 2 rows'
+  assert dom.by_id('goal')['text'] == 'goal step'
+
+
 def test_everything_of_a_row_is_there(show, make_row):
   view = show([make_row()]).by_id('view')['text']
   for text in (
