@@ -8,7 +8,7 @@ downloads, packed files and generated data go through one door.
 from collections.abc import Sequence
 import difflib
 import string
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 from gymnasium import spaces
@@ -18,6 +18,7 @@ TextEnv = gymnasium.Env[str, str]
 OVER = 'Call reset() first: nothing was started yet, or it has ended.'
 
 
+@runtime_checkable
 class Source(Protocol):
   """Games or tasks to play, made or read when asked for.
 
