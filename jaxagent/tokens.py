@@ -53,7 +53,7 @@ class Tokenizer:
     backend: tokenizers.Tokenizer,
     *,
     template: str,
-    stop_ids: Iterable[int] = (),
+    stop_ids: Iterable[int | None] = (),
     pad_id: int | None = None,
     special_tokens: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
@@ -66,7 +66,8 @@ class Tokenizer:
         this object's own.
       template: jinja2 text; sees `messages`, `add_generation_prompt`, the
         names in `special_tokens` and `template_kwargs`.
-      stop_ids: what else ends a reply, beside the template's own stop token.
+      stop_ids: what else ends a reply, beside the template's own stop token;
+        None stands for a token that the model does not have.
       pad_id: by default the stop token.
       special_tokens: such as {'bos_token': '<s>'}, for the template.
       template_kwargs: such as {'enable_thinking': False}.
@@ -96,7 +97,8 @@ class Tokenizer:
     self._template_text = template
     self._template = _compile(template, name)
     self.stop_id = self._find_stop()
-    self.stop_ids = tuple(sorted({self.stop_id, *(int(i) for i in stop_ids)}))
+    known = {self.stop_id, *stop_ids} - {None}
+    self.stop_ids = tuple(sorted(map(int, known)))
     self.pad_id = self.stop_id if pad_id is None else int(pad_id)
 
   def encode(self, text: str) -> list[int]:
@@ -145,13 +147,7 @@ class Tokenizer:
     observation, and the assistant's header. The stop token itself is not
     among them: it was sampled, or the caller inserts `stop_id`.
     """
-    stop, rest = self._after_reply(observation)
-    if self._special_ids.get(stop) != self.stop_id:
-      raise TemplateError(
-        f'The chat template of {self.name!r} ended a reply with {stop!r} for'
-        f' the observation {observation!r}, and otherwise with id'
-        f' {self.stop_id}. A template must end every reply alike.'
-      )
+    _, rest = self._after_reply(observation)
     return self._encode_rendered(rest)
 
   def save(self, folder: str | pathlib.Path) -> None:
@@ -163,6 +159,7 @@ class Tokenizer:
     names = {i: token for token, i in self._special_ids.items()}
     config = dict(self._special_tokens)
     config.setdefault('eos_token', names[self.stop_id])
+    config['tokenizer_class'] = 'PreTrainedTokenizerFast'
     if self.pad_id in names:
       config['pad_token'] = names[self.pad_id]
     _write_json(folder / 'tokenizer_config.json', config)
@@ -197,7 +194,7 @@ class Tokenizer:
       return self._template.render(
         messages=guarded, add_generation_prompt=True, **variables
       )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # templates are programs
       roles = [message.get('role') for message in messages]
       raise TemplateError(
         f'The chat template of {self.name!r} refused messages with roles'
@@ -284,17 +281,13 @@ def load(
   generation = _read_json(folder / 'config.json')
   generation |= _read_json(folder / 'generation_config.json')
   stops = generation.get('eos_token_id')
-  stops = stops if isinstance(stops, list) else [stops]
-  if 'eos_token' in special:
-    stops.append(backend.token_to_id(special['eos_token']))
-  pad = None
-  if 'pad_token' in special:
-    pad = backend.token_to_id(special['pad_token'])
+  stops = list(stops) if isinstance(stops, list) else [stops]
+  stops.append(backend.token_to_id(special.get('eos_token', '')))
   return Tokenizer(
     backend,
     template=_find_template(folder, config),
-    stop_ids=[i for i in stops if i is not None],
-    pad_id=pad,
+    stop_ids=stops,
+    pad_id=backend.token_to_id(special.get('pad_token', '')),
     special_tokens=special,
     template_kwargs=template_kwargs,
     name=folder.resolve().name,
@@ -328,31 +321,24 @@ def from_gguf(
   def field(key: str, default: Any = None) -> Any:
     return fields[key].contents() if key in fields else default
 
-  kind = field('tokenizer.ggml.model'), field('tokenizer.ggml.pre')
-  if kind[0] != 'gpt2' or kind[1] not in _GGUF_PIPELINES:
+  model, splitter = field('tokenizer.ggml.model'), field('tokenizer.ggml.pre')
+  if model != 'gpt2' or splitter not in _GGUF_PIPELINES:
     raise ValueError(
-      f'{str(path)!r} has a tokenizer of model {kind[0]!r} and pre-tokenizer'
-      f' {kind[1]!r}; supported are model gpt2 with {sorted(_GGUF_PIPELINES)}.'
+      f'{str(path)!r} has a tokenizer of model {model!r} and pre-tokenizer'
+      f' {splitter!r}; supported are model gpt2 with {sorted(_GGUF_PIPELINES)}.'
       ' Use the Hugging Face folder of the model instead.'
     )
   names = field('tokenizer.ggml.tokens')
   merges = [tuple(m.split(' ')) for m in field('tokenizer.ggml.merges')]
   vocab = {token: i for i, token in enumerate(names)}
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-  normalizer, splitter = _GGUF_PIPELINES[kind[1]]
-  if normalizer is not None:
-    backend.normalizer = normalizer
-  backend.pre_tokenizer = splitter
+  backend.normalizer, backend.pre_tokenizer = _GGUF_PIPELINES[splitter]
   backend.decoder = decoders.ByteLevel()
-  control = gguf.TokenType.CONTROL
-  for token, token_type in zip(
-    names, field('tokenizer.ggml.token_type'), strict=True
-  ):
-    if token_type in (control, gguf.TokenType.USER_DEFINED):
-      special = token_type == control
-      backend.add_tokens(
-        [tokenizers.AddedToken(token, special=special, normalized=False)]
-      )
+  types = field('tokenizer.ggml.token_type')
+  for token, kind in zip(names, types, strict=True):
+    if kind in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
+      special = kind == gguf.TokenType.CONTROL
+      backend.add_tokens([tokenizers.AddedToken(token, special=special)])
   ids = {
     'bos_token': field('tokenizer.ggml.bos_token_id'),
     'eos_token': field('tokenizer.ggml.eos_token_id'),
@@ -364,7 +350,7 @@ def from_gguf(
   return Tokenizer(
     backend,
     template=template,
-    stop_ids=[i for i in [ids['eos_token']] if i is not None],
+    stop_ids=[ids['eos_token']],
     pad_id=ids['pad_token'],
     special_tokens={k: names[i] for k, i in ids.items() if i is not None},
     template_kwargs=template_kwargs,

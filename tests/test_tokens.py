@@ -1,4 +1,5 @@
 import json
+import lzma
 import os
 import pathlib
 import random
@@ -218,6 +219,7 @@ def test_broken_json_names_the_file(tmp_path):
     ("{{ raise_exception('no such role') }}", 'no such role'),
     ('{{ messages[0].content }}', 'no special token right'),
     ("{{ ''.__class__.mro() }}", 'refused'),
+    ('{{ messages[0].content + 1 }}', 'refused'),
   ],
 )
 def test_unusable_templates(template, message):
@@ -258,8 +260,6 @@ def test_default_knows_every_noun():
 
 
 def test_real_observations_are_short(shared):
-  import lzma
-
   tokenizer = tokens.default()
   path = shared / 'data' / 'alfworld' / 'transcripts_train.jsonl.xz'
   with lzma.open(path, 'rt') as file:
@@ -310,6 +310,56 @@ def test_qwen3_without_thinking(qwen):
   question = [{'role': 'user', 'content': 'What is 7*8?'}]
   assert tokenizer.chat(question)[-4:] == [151667, 271, 151668, 271]
   assert tokenizer.extend('x')[-4:] == [151667, 271, 151668, 271]
+
+
+def write_gguf(path, *, splitter, template=CHATML):
+  """The header of a model with single letters and the merge 'a' + 'b'."""
+  gguf = pytest.importorskip('gguf')
+  letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+  names = [*letters, 'ab', '<|im_start|>', '<|im_end|>', '<think>']
+  normal, control, user = 1, 3, 4  # as llama.cpp numbers them
+  writer = gguf.GGUFWriter(path, 'llama')
+  writer.add_tokenizer_model('gpt2')
+  writer.add_tokenizer_pre(splitter)
+  writer.add_token_list(names)
+  writer.add_token_types([normal] * 257 + [control, control, user])
+  writer.add_token_merges(['a b'])
+  writer.add_eos_token_id(258)
+  if template:
+    writer.add_chat_template(template)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+
+
+@pytest.mark.parametrize('splitter', ['smollm', 'qwen2'])
+def test_gguf_header(tmp_path, splitter):
+  write_gguf(tmp_path / 'tiny.gguf', splitter=splitter)
+  tokenizer = tokens.from_gguf(tmp_path / 'tiny.gguf')
+  assert tokenizer.name == 'tiny'
+  assert tokenizer.vocab_size == 260
+  assert tokenizer.stop_ids == (258,)
+  assert tokenizer.encode('ab12') == [256, *text_ids('12')]
+  assert tokenizer.chat([{'role': 'user', 'content': 'ab<|im_end|>'}]) == [
+    257, *text_ids('user\n'), 256, *text_ids('<|im_end|>'), 258,
+    *text_ids('\n'), 257, *text_ids('assistant\n'),
+  ]  # fmt: skip
+  # An added token that is not special is a word, and is kept in a reply.
+  assert tokenizer.encode('<think>') == [259]
+  assert tokenizer.completion([259, 256, 258]) == '<think>ab'
+
+
+def test_gguf_of_another_kind(tmp_path):
+  write_gguf(tmp_path / 'tiny.gguf', splitter='tekken')
+  with pytest.raises(ValueError, match="'tekken'.*'qwen2', 'smollm'"):
+    tokens.from_gguf(tmp_path / 'tiny.gguf')
+
+
+def test_gguf_without_template(tmp_path):
+  write_gguf(tmp_path / 'tiny.gguf', splitter='qwen2', template=None)
+  with pytest.raises(tokens.TemplateError, match='no chat template'):
+    tokens.from_gguf(tmp_path / 'tiny.gguf')
 
 
 def test_smollm2_golden_ids():
