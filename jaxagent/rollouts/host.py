@@ -318,9 +318,7 @@ def _context_limit(program) -> protocol.Outcome:
     program.throw(protocol.ContextLimit())
   except StopIteration as stop:
     if isinstance(stop.value, protocol.Outcome):
-      return dataclasses.replace(
-        stop.value, status=types.Status.CONTEXT_LIMIT
-      )
+      return dataclasses.replace(stop.value, status=types.Status.CONTEXT_LIMIT)
   except protocol.ContextLimit:
     pass
   program.close()

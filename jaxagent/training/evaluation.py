@@ -50,9 +50,7 @@ def summarize(
     `success`, `low`, `high`, `n`, `env_errors`, mean `turns`, and `by_type`
     with the same four numbers for each task type.
   """
-  kept = [
-    e for e in episodes if e.outcome.status != types.Status.ENV_ERROR
-  ]
+  kept = [e for e in episodes if e.outcome.status != types.Status.ENV_ERROR]
   kinds = sorted({str(e.outcome.info.get('task_type', '')) for e in kept})
   by_type = {
     kind: _interval(

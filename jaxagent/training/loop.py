@@ -18,8 +18,7 @@ import optax
 
 from jaxagent import types
 from jaxagent.losses import base
-from jaxagent.models import logprobs
-from jaxagent.models import sharding
+from jaxagent.models import logprobs, sharding
 from jaxagent.rewards import credit
 from jaxagent.rewards import group
 from jaxagent.training import checkpoint
@@ -56,9 +55,7 @@ class Schedule:
 
   def __post_init__(self):
     if self.teacher not in ('self', 'initial'):
-      raise ValueError(
-        f"teacher={self.teacher!r}; choose 'self' or 'initial'."
-      )
+      raise ValueError(f"teacher={self.teacher!r}; choose 'self' or 'initial'.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,9 +170,7 @@ class _Step:
       if schedule.minibatches > 1:  # the update donates them
         teacher_params = jax.tree.map(jnp.copy, teacher_params)
     unembedding = jnp.copy(setup.passes.policy.unembed(teacher_params))
-    batch = update_lib.microbatches(
-      trajectory, advantages, schedule.microbatch
-    )
+    batch = update_lib.microbatches(trajectory, advantages, schedule.microbatch)
     budget = _budget(batch.mask)
     batch = _put(batch, self.mesh)
     fixed = setup.passes.fixed(teacher_params, self.reference, batch, budget)
@@ -188,9 +183,7 @@ class _Step:
       metrics |= norms
       clock.lap('records')
     for part, part_fixed in _minibatches(batch, fixed, schedule.minibatches):
-      state, updated = self.update(
-        state, part, part_fixed, unembedding, budget
-      )
+      state, updated = self.update(state, part, part_fixed, unembedding, budget)
     metrics |= {name: float(value) for name, value in updated.items()}
     clock.lap('update')
     return state, rows.metrics | metrics | clock.laps, recorded
@@ -215,12 +208,12 @@ class _Step:
     shares = group.group_statistics(rewards)
     metrics = {f'groups/{k}': float(v) for k, v in shares.items()}
     acted = np.asarray(advantages)[np.asarray(trajectory.action_mask)]
-    metrics['advantage/abs'] = float(np.abs(acted).mean()) if len(acted) else 0.0
+    metrics['advantage/abs'] = (
+      float(np.abs(acted).mean()) if len(acted) else 0.0
+    )
     return np.asarray(advantages, np.float32), reward_state, metrics
 
-  def look(
-    self, state, batch, fixed, unembedding, budget, rows, advantages
-  ):
+  def look(self, state, batch, fixed, unembedding, budget, rows, advantages):
     """What a person looks at: rows with numbers per token, gradient shares."""
     tokens, norms = self.inspect(
       state.params, batch, fixed, state.step, unembedding, budget
@@ -228,8 +221,7 @@ class _Step:
     if jax.process_count() > 1:
       tokens = {}
     tokens = {
-      name: np.asarray(x).reshape(-1, x.shape[-1])
-      for name, x in tokens.items()
+      name: np.asarray(x).reshape(-1, x.shape[-1]) for name, x in tokens.items()
     }
     recorded = records.records(
       rows.episodes,
@@ -254,7 +246,7 @@ class _Clock:
 
 
 def _evaluate(setup, state, workdir, writer):
-  """Evaluates on schedule; keeps every result in `evaluations.json`."""
+  """Evaluates on schedule; `evaluations.json` has the first and the last."""
   step, schedule = int(state.step), setup.schedule
   due = schedule.evaluate_every and step % schedule.evaluate_every == 0
   if not setup.evaluators or not (due or step in (0, schedule.steps)):
@@ -265,9 +257,10 @@ def _evaluate(setup, state, workdir, writer):
   values = {}
   for evaluator in setup.evaluators:
     summary, episodes = evaluator(params)
-    results.setdefault(str(step), {})[evaluator.name] = summary
+    when = 'after' if step else 'before'
+    results.setdefault(when, {})[evaluator.name] = {'step': step, **summary}
     for field in ('success', 'low', 'high'):
-      values[f'eval/{evaluator.name}/{field}'] = summary[field]
+      values[f'evaluation/{evaluator.name}/{field}'] = summary[field]
     if step in (0, schedule.steps) and jax.process_index() == 0:
       records.write(
         workdir / 'trajectories' / f'eval_{evaluator.name}_{step:06d}.jsonl',

@@ -132,9 +132,7 @@ def from_demonstrations(
       )
       for task in tasks(step)
     ]
-    return Rows(
-      layout.assemble(episodes), episodes, episode_metrics(episodes)
-    )
+    return Rows(layout.assemble(episodes), episodes, episode_metrics(episodes))
 
   return Source(next_rows)
 

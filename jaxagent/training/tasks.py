@@ -51,7 +51,7 @@ def training_tasks(
           episode=group * group_size + k,
           group=group,
           seed=_fold(seed, step, group),
-          game=str(game),
+          game=game,
         )
       )
   return tasks
@@ -71,7 +71,7 @@ def evaluation_tasks(
       episode=game * repeats + k,
       group=game,
       seed=_fold(seed, game, k),
-      game=str(game),
+      game=game,
       training=False,
     )
     for game in range(num_tasks)

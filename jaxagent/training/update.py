@@ -50,9 +50,7 @@ class Fixed(NamedTuple):
   teacher_hidden: Float[types.Array, 'm b T D'] | None = None
 
 
-def microbatches(
-  trajectory: types.Trajectory, advantages, size: int
-) -> Batch:
+def microbatches(trajectory: types.Trajectory, advantages, size: int) -> Batch:
   """Folds rows into microbatches of `size` rows, padding with empty ones.
 
   Args:

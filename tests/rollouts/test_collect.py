@@ -271,11 +271,13 @@ def test_rows_keep_ids_and_grow_as_prefixes():
   from_rows = []
   for row in rows:
     for turn in range(len(row.turns)):
-      from_rows.append([
-        i
-        for i, m, t in zip(row.ids, row.mask, row.turn, strict=True)
-        if m and t == turn
-      ])
+      from_rows.append(
+        [
+          i
+          for i, m, t in zip(row.ids, row.mask, row.turn, strict=True)
+          if m and t == turn
+        ]
+      )
   assert sampled == from_rows
   for row in rows:
     stops = [

@@ -67,9 +67,7 @@ def hangs(task):
 def floods(task):
   """An environment that answers without end, every third task."""
   yield protocol.Generate(open=[protocol.user('go')])
-  yield protocol.Generate(
-    extend='x' * 10**6 if task.seed % 3 == 0 else 'fine'
-  )
+  yield protocol.Generate(extend='x' * 10**6 if task.seed % 3 == 0 else 'fine')
   return protocol.Outcome({'success': 1.0})
 
 

@@ -1,0 +1,44 @@
+"""The shortest agent: one question, one reply."""
+
+import gymnasium
+
+from jaxagent import types
+from jaxagent.agents import protocol
+from jaxagent.agents import skills as skills_lib
+
+
+def single_turn(
+  env: gymnasium.Env,
+  task: protocol.Task,
+  *,
+  skills: skills_lib.Skills | None = None,
+  require_stop: bool = True,
+) -> protocol.Program:
+  """Asks what the environment asks and hands it the whole reply.
+
+  Args:
+    env: A world that answers a single step.
+    task: The episode.
+    skills: Unused; questions have none.
+    require_stop: Whether a reply that was cut counts as wrong.
+
+  Returns:
+    A program whose only reward is 'success', what the environment gave.
+  """
+  del skills
+  question, info = env.reset(seed=task.seed, options={'game': task.game})
+  reply = yield protocol.Generate(open=[protocol.user(question)])
+  _, reward, *_ = env.step(reply.text)
+  if require_stop and reply.truncated:
+    reward = 0.0
+  return protocol.Outcome(
+    rewards={'success': float(reward)},
+    status=types.Status.DONE,
+    reward=float(reward),
+    info={
+      'goal': question,
+      'task_type': info.get('task_type', ''),
+      'game': info.get('game', task.game),
+      'success': reward > 0.5,
+    },
+  )

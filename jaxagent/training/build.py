@@ -1,0 +1,277 @@
+"""From a config to a `Setup`: the only place that knows a config's sections."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from jaxagent import agents
+from jaxagent import envs
+from jaxagent import losses
+from jaxagent import rewards
+from jaxagent import tokens
+from jaxagent.agents import demonstrations
+from jaxagent.agents import protocol
+from jaxagent.envs.alfworld import expert
+from jaxagent.losses import base
+from jaxagent.models import config as config_lib
+from jaxagent.models import policy as policy_lib
+from jaxagent.models import sampler
+from jaxagent.models import sharding
+from jaxagent.models import weights
+from jaxagent.rollouts import collect
+from jaxagent.rollouts import host as host_lib
+from jaxagent.training import evaluation
+from jaxagent.training import loop
+from jaxagent.training import sources
+from jaxagent.training import state as state_lib
+from jaxagent.training import tasks as tasks_lib
+from jaxagent.training import update as update_lib
+
+# Names of streams of random numbers, folded into the seed.
+_ROLLOUT, _EVALUATION, _INIT = range(3)
+
+
+def from_config(config: Mapping[str, Any]) -> loop.Setup:
+  """Everything a run is made of.
+
+  Args:
+    config: see `experiments/configs/sdar_alfworld.py`, which names and
+      explains every field.
+
+  Raises:
+    ValueError: naming the field that is wrong and what it may be.
+  """
+  tokenizer = load_tokenizer(config)
+  policy, params = load_model(config, tokenizer)
+  loss = losses.from_config(config['loss'])
+  temperature = config['rollout']['temperature'] or 1.0
+  layout = sources.Layout(
+    lengths=tuple(config['rollout']['cache_lengths']),
+    teacher_extra=config['batch']['teacher_extra'],
+    multiple=config['train']['microbatch'],
+    reward_names=tuple(config['rewards']['names']),
+    teacher=bool(loss.needs & update_lib.OF_TEACHER),
+  )
+  make_source = SOURCES[config['source']]
+  transform = estimator = None
+  if config['source'] == 'rollouts':
+    transform = rewards.from_config(config['rewards']['transform'])
+    estimator = rewards.advantages_from_config(config['rewards']['advantages'])
+  return loop.Setup(
+    params=params,
+    tokenizer=tokenizer,
+    source=make_source(config, policy, tokenizer, layout),
+    passes=update_lib.Passes(policy, loss, temperature=temperature),
+    optimizer=state_lib.optimizer_from_config(config['optimizer']),
+    schedule=loop.Schedule(**config['train']),
+    reduce=base.REDUCERS[config['reduce']],
+    transform=transform,
+    estimator=estimator,
+    reward_names=layout.reward_names,
+    evaluators=evaluators(config, policy, tokenizer),
+    mesh=_mesh(config['mesh']),
+  )
+
+
+def load_tokenizer(config: Mapping[str, Any]) -> tokens.Tokenizer:
+  """`config.tokenizer`: 'household', 'model', or a folder or GGUF file."""
+  name = config['tokenizer']
+  if name == 'household':
+    return tokens.default()
+  path = pathlib.Path(config['model']['init'] if name == 'model' else name)
+  if path.suffix == '.gguf':
+    return tokens.from_gguf(path)
+  return tokens.load(path)
+
+
+def load_model(
+  config: Mapping[str, Any], tokenizer: tokens.Tokenizer
+) -> tuple[policy_lib.Policy, Any]:
+  """`config.model.init`: a preset's name, or a folder or GGUF file to read."""
+  section = config['model']
+  if section['init'] in config_lib.PRESETS:
+    model = config_lib.PRESETS[section['init']]
+    changes = {'vocab': tokenizer.vocab_size, **section['overrides']}
+    model = dataclasses.replace(model, **changes)
+    policy = policy_lib.build(model)
+    return policy, policy.init(_key(config, _INIT))
+  model, params = weights.load(section['init'])
+  if section['overrides']:
+    raise ValueError(
+      'model.overrides change a preset; the model in'
+      f' {section["init"]!r} is what it is. Leave them empty.'
+    )
+  if model.vocab < tokenizer.vocab_size:
+    raise ValueError(
+      f'The tokenizer has {tokenizer.vocab_size} tokens, the model in'
+      f' {section["init"]!r} only {model.vocab}: they do not belong together.'
+    )
+  return policy_lib.build(model), params
+
+
+def make_agent(
+  config: Mapping[str, Any], split: str, **changes
+) -> tuple[Sequence, agents.Agent]:
+  """The games of a split and the agent that plays them.
+
+  Args:
+    config: of the run.
+    split: of the environment.
+    **changes: `env` and `skills` update those sections, so that an evaluation
+      or a demonstration may differ from training.
+  """
+  env = {**config['env'], **changes.get('env', {}), 'split': split}
+  games, make_env = envs.from_config(env)
+  agent = dict(config['agent'])
+  agent['skills'] = {**agent['skills'], **changes.get('skills', {})}
+  return games, agents.from_config(agent, make_env)
+
+
+def make_rollout(
+  config: Mapping[str, Any],
+  policy: policy_lib.Policy,
+  tokenizer: tokens.Tokenizer,
+  make_program: Callable,
+  **changes,
+) -> collect.Rollout:
+  """A rollout with the sampling of `config.rollout`, changed by `changes`."""
+  section = {**config['rollout'], **changes}
+  limits = host_lib.Limits(
+    slots=section['slots'],
+    max_new=section['max_new'],
+    cache_lengths=tuple(section['cache_lengths']),
+    timeout=section['timeout'] or None,
+  )
+  sampling = sampler.Sampling(
+    temperature=section['temperature'],
+    top_k=section['top_k'],
+    top_p=section['top_p'],
+    max_new=section['max_new'],
+    stop_ids=tokenizer.stop_ids,
+    chunk=section['chunk'],
+  )
+  return collect.Rollout(
+    policy,
+    tokenizer,
+    make_program,
+    limits,
+    sampling,
+    driver=section['driver'],
+  )
+
+
+def evaluators(
+  config: Mapping[str, Any],
+  policy: policy_lib.Policy,
+  tokenizer: tokens.Tokenizer,
+) -> list[evaluation.Evaluator]:
+  """One for each of `config.eval.splits`, without skills in the prompt.
+
+  A split named 'SPLIT+skills' shows the policy the skills.
+  """
+  section = config['eval']
+  out = []
+  for name in section['splits']:
+    split, _, shown = name.partition('+')
+    mode = 'prompt' if shown == 'skills' else 'none'
+    games, agent = make_agent(config, split, skills={'mode': mode})
+    rollout = make_rollout(
+      config,
+      policy,
+      tokenizer,
+      agent,
+      temperature=section['temperature'],
+      top_p=1.0,
+      top_k=0,
+    )
+    tasks = tasks_lib.evaluation_tasks(
+      len(games),
+      num_tasks=section['tasks'],
+      repeats=section['repeats'],
+      seed=section['seed'],
+    )
+    out.append(
+      evaluation.Evaluator(name, rollout, tasks, _key(config, _EVALUATION))
+    )
+  return out
+
+
+def _rollout_source(config, policy, tokenizer, layout) -> sources.Source:
+  games, agent = make_agent(config, config['env']['split'])
+  return sources.from_rollouts(
+    make_rollout(config, policy, tokenizer, agent),
+    _tasks(config, games),
+    layout,
+    key=_key(config, _ROLLOUT),
+    state=agent.skills.state_dict,
+    restore=agent.skills.load_state_dict,
+    learn=lambda episodes: [agent.skills.record(e.outcome) for e in episodes],
+  )
+
+
+def _demonstration_source(config, policy, tokenizer, layout) -> sources.Source:
+  """Every second game shows the skills that its expert then follows."""
+  del policy
+  section = config['demonstrations']
+  games, shown = make_agent(
+    config,
+    config['env']['split'],
+    env=section['env'],
+    skills={'mode': 'prompt', **section['skills']},
+  )
+  _, hidden = make_agent(
+    config,
+    config['env']['split'],
+    env=section['env'],
+    skills={'mode': 'none'},
+  )
+
+  def program(task: protocol.Task):
+    return (shown if task.group % 2 else hidden)(task)
+
+  def replies(task):
+    player = expert.expert(seed=task.seed, recipe=section['recipe'])
+    played = demonstrations.demonstrate(
+      program(task), player, style=config['agent']['style']
+    )
+    return played.replies
+
+  return sources.from_demonstrations(
+    _tasks(config, games), program, replies, layout, tokenizer=tokenizer
+  )
+
+
+SOURCES = {
+  'rollouts': _rollout_source,
+  'demonstrations': _demonstration_source,
+}
+
+
+def _tasks(config, games):
+  def of_step(step):
+    return tasks_lib.training_tasks(
+      games,
+      seed=config['seed'],
+      step=step // config['train']['minibatches'],
+      num_tasks=config['batch']['tasks'],
+      group_size=config['batch']['group'],
+      process=(jax.process_index(), jax.process_count()),
+    )
+
+  return of_step
+
+
+def _key(config, stream):
+  return jax.random.fold_in(jax.random.key(config['seed']), stream)
+
+
+def _mesh(config) -> jax.sharding.Mesh:
+  """`config.mesh`; `data=0` takes the devices that the other axes leave."""
+  sizes = dict(config)
+  if not sizes['data']:
+    rest = sizes['fsdp'] * sizes['tensor']
+    sizes['data'] = max(jax.device_count() // rest, 1)
+  return sharding.make_mesh(**sizes)
