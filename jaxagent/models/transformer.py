@@ -12,6 +12,7 @@ layers: list of
 ```
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -73,17 +74,23 @@ def shapes(config: config_lib.ModelConfig) -> Params:
 def init(config: config_lib.ModelConfig, key: Array) -> Params:
   """Matrices from N(0, init_std), norms one, biases zero."""
   leaves, tree = jax.tree.flatten_with_path(shapes(config))
+  matrices = [leaf.shape for _, leaf in leaves if len(leaf.shape) == 2]
+  # One draw a shape: a draw a matrix takes a minute to compile at 30 layers.
+  keys = jax.random.split(key, len(matrices))
+  noise, used = {}, 0
+  for shape in dict.fromkeys(matrices):
+    count = matrices.count(shape)
+    normal = functools.partial(jax.random.normal, shape=shape)
+    drawn = jax.lax.map(normal, keys[used : used + count]) * config.init_std
+    noise[shape], used = iter(drawn), used + count
 
-  def draw(index, path, leaf):
-    name = path[-1].key
-    if name.endswith('norm'):
-      return jnp.ones(leaf.shape, leaf.dtype)
-    if name.endswith('bias'):
-      return jnp.zeros(leaf.shape, leaf.dtype)
-    noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape)
-    return (noise * config.init_std).astype(leaf.dtype)
+  def initial(path, leaf):
+    if len(leaf.shape) == 2:
+      return next(noise[leaf.shape]).astype(leaf.dtype)
+    fill = jnp.ones if path[-1].key.endswith('norm') else jnp.zeros
+    return fill(leaf.shape, leaf.dtype)
 
-  return tree.unflatten(draw(i, *leaf) for i, leaf in enumerate(leaves))
+  return tree.unflatten(initial(*leaf) for leaf in leaves)
 
 
 def _block(config, layer, x, turn, mix):
