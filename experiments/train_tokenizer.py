@@ -126,6 +126,7 @@ def playthrough(game: game_lib.Game, rng: np.random.Generator) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """Trains and writes; the command line of this file."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--output', type=pathlib.Path, required=True)
   parser.add_argument('--vocab_size', type=int, default=1024)
