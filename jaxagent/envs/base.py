@@ -49,7 +49,5 @@ def choice(what: str, got: str, known: Sequence[str]) -> str:
     return got
   close = difflib.get_close_matches(str(got), known, n=1)
   hint = f' Did you mean {close[0]!r}?' if close else ''
-  shown = ', '.join(known[:10]) + (', …' if len(known) > 10 else '')
-  raise ValueError(
-    f'Unknown {what} {got!r}.{hint} There are {len(known)}: {shown}.'
-  )
+  few = list(known) if len(known) <= 12 else [*known[:3], '…']
+  raise ValueError(f'Unknown {what} {got!r}.{hint} Known: {", ".join(few)}.')

@@ -119,7 +119,8 @@ class EngineWorld:
     names = '/'.join(file.parts[-4:-1])
     content = json.loads(file.read_text())
     walkthrough = content.get('walkthrough')
-    observation = self.reset()
+    observation = self._load()
+    self._opening: str | None = observation
     self.game = OriginalGame(
       id=names,
       task=observation.rsplit('task is to: ', 1)[-1].removesuffix('.'),
@@ -130,11 +131,16 @@ class EngineWorld:
     )
 
   def reset(self) -> str:
-    """Loads the game afresh; returns the first observation."""
+    """Starts over; returns the first observation."""
+    opening, self._opening = self._opening, None
+    return self._load() if opening is None else opening
+
+  def _load(self) -> str:
     return self._show(self._engine.ask({'load': str(self._file)}))
 
   def step(self, command: str) -> str:
     """Does what a command says; returns what there is to see."""
+    self._opening = None
     return self._show(self._engine.ask({'step': command}))
 
   def close(self):
