@@ -13,8 +13,7 @@ import ml_collections
 
 from jaxagent import report
 from jaxagent.models import weights
-from jaxagent.training import build
-from jaxagent.training import loop
+from jaxagent.training import build, loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -34,6 +33,7 @@ def run(
     The folder of the trained model, in Hugging Face's layout, with its
     tokenizer.
   """
+  logging.set_verbosity(logging.WARNING)  # jax tells of absent backends
   workdir = pathlib.Path(workdir).resolve()
   workdir.mkdir(parents=True, exist_ok=True)
   _remember(config, workdir)
@@ -107,7 +107,7 @@ def hardware() -> str:
 def _announce(config, setup, workdir):
   if jax.process_index() != 0:
     return
-  logging.info('config of %s:\n%s', workdir, config)
+  print(config)
   count = sum(x.size for x in jax.tree.leaves(setup.params))
   batch = config.batch
   print(

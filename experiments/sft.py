@@ -3,8 +3,7 @@
 python -m experiments.sft --workdir=runs/sft
 """
 
-from absl import app
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import run

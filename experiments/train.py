@@ -4,8 +4,7 @@
     --config=experiments/configs/sdar_alfworld.py --config.loss.weight=0.1
 """
 
-from absl import app
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import run

@@ -7,25 +7,16 @@ from typing import Any
 
 import jax
 
-from jaxagent import agents
-from jaxagent import envs
-from jaxagent import losses
-from jaxagent import rewards
-from jaxagent import tokens
-from jaxagent.agents import demonstrations
-from jaxagent.agents import protocol
+from jaxagent import agents, envs, losses, rewards, tokens
+from jaxagent.agents import demonstrations, protocol
 from jaxagent.envs.alfworld import expert
 from jaxagent.losses import base
 from jaxagent.models import config as config_lib
 from jaxagent.models import policy as policy_lib
-from jaxagent.models import sampler
-from jaxagent.models import sharding
-from jaxagent.models import weights
+from jaxagent.models import sampler, sharding, weights
 from jaxagent.rollouts import collect
 from jaxagent.rollouts import host as host_lib
-from jaxagent.training import evaluation
-from jaxagent.training import loop
-from jaxagent.training import sources
+from jaxagent.training import evaluation, loop, sources
 from jaxagent.training import state as state_lib
 from jaxagent.training import tasks as tasks_lib
 from jaxagent.training import update as update_lib

@@ -19,13 +19,9 @@ import optax
 from jaxagent import types
 from jaxagent.losses import base
 from jaxagent.models import logprobs, sharding
-from jaxagent.rewards import credit
-from jaxagent.rewards import group
-from jaxagent.training import checkpoint
-from jaxagent.training import evaluation
+from jaxagent.rewards import credit, group
+from jaxagent.training import checkpoint, evaluation, records, sources
 from jaxagent.training import metrics as metrics_lib
-from jaxagent.training import records
-from jaxagent.training import sources
 from jaxagent.training import state as state_lib
 from jaxagent.training import update as update_lib
 

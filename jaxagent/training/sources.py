@@ -14,9 +14,7 @@ import numpy as np
 
 from jaxagent import types
 from jaxagent.agents import protocol
-from jaxagent.rollouts import assemble
-from jaxagent.rollouts import collect
-from jaxagent.rollouts import demonstrations
+from jaxagent.rollouts import assemble, collect, demonstrations
 from jaxagent.rollouts import host as host_lib
 
 

@@ -255,7 +255,10 @@ def _apply(state: state_lib.TrainState, grads: Any, optimizer):
   finite = jnp.isfinite(norm)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  keep = lambda new, old: jnp.where(finite, new, old)
+
+  def keep(new, old):
+    return jnp.where(finite, new, old)
+
   params, opt_state = jax.tree.map(
     keep, (params, opt_state), (state.params, state.opt_state)
   )
