@@ -2,7 +2,6 @@
 
 import json
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -14,43 +13,26 @@ from jaxagent.agents import (
   skill_library,
   skills,
 )
+from jaxagent.envs.alfworld import env as env_lib
 from jaxagent.envs.alfworld import expert, generate
-from jaxagent.envs.alfworld import world as world_lib
 
 GAMES = generate.Games(size=1000, homes='random', seed=11)
 
 
-class House(gymnasium.Env):
-  """The smallest environment over a world."""
+class House(env_lib.ALFWorldEnv):
+  """The generated games, with a note of when it was closed."""
 
   closed = False
 
-  def reset(self, *, seed=None, options=None):
-    del seed
-    self.game = GAMES[int(options['game'])]
-    self.world = world_lib.World(self.game)
-    return self.world.reset(), self._info()
-
-  def step(self, action):
-    text = self.world.step(action)
-    won = self.world.won
-    return text, float(won), won, False, self._info()
+  def __init__(self):
+    super().__init__(GAMES)
 
   def close(self):
     House.closed = True
 
-  def _info(self):
-    return {
-      'task': self.game.task,
-      'task_type': self.game.task_type,
-      'homes': self.game.homes,
-      'won': self.world.won,
-      'admissible_commands': self.world.admissible,
-    }
-
 
 def _task(game=0, training=True):
-  return protocol.Task(game, game, game, str(game), training)
+  return protocol.Task(game, game, game, game, training)
 
 
 def _skills(mode='privileged', **options):
@@ -76,7 +58,7 @@ def test_the_walkthrough_wins(rows):
     assert len(requests) == len(GAMES[i].walkthrough)
     assert outcome.rewards == {'success': 1.0, 'invalid': 0.0}
     assert outcome.status == types.Status.DONE
-    assert outcome.info['game'] == str(i)
+    assert outcome.info['game'] == GAMES[i].id
     assert json.loads(json.dumps(outcome.info)) == outcome.info
     opens = [request.open is not None for request in requests]
     assert all(opens[1:]) if rows == 'turn' else not any(opens[1:])
