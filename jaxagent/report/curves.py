@@ -196,7 +196,8 @@ def _draw(
     if panel.log:
       values = np.maximum(values, 1e-9)
     colour = next(colours)
-    axes.plot(steps, values, '.', ms=3.5, mew=0, color=colour, alpha=0.35)
+    size = 3.5 if len(values) > 40 else 6
+    axes.plot(steps, values, '.', ms=size, mew=0, color=colour, alpha=0.35)
     axes.plot(
       steps, running_mean(values), lw=1.8, color=colour, label=legend or None
     )
@@ -263,7 +264,10 @@ def _limit(
   if (low, high) == (0, 1):
     axes.set_ylim(-0.03, 1.03)
   elif low is not None or high is not None:
-    axes.set_ylim(bottom=low, top=high)
+    bottom, top = axes.get_ylim()
+    low = bottom if low is None else low
+    # Headroom: a constant would lie on the upper edge.
+    axes.set_ylim(low, top + 0.08 * (top - low) if high is None else high)
 
 
 def _tidy(axes: axes_lib.Axes) -> None:

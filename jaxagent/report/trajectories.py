@@ -83,8 +83,8 @@ def load(
     limit: at most so many rows, of the latest files; None is all.
 
   Returns:
-    Rows by the step in the files' names, each with `set`, its file's name
-    without the step; none where there is no file.
+    Rows by the step in the files' names, each with `set`: `training` of
+    `step_*.jsonl`, else its file's name without the step; none where there is no file.
 
   Raises:
     ValueError: a line is no row.
@@ -107,7 +107,7 @@ def _files(source: pathlib.Path) -> list[pathlib.Path]:
 
 def _set_and_step(path: pathlib.Path) -> tuple[str, int]:
   name, step = re.fullmatch(r'(.*?)_?(\d*)', path.stem).groups()
-  return name, int(step or 0)
+  return 'training' if name == 'step' else name, int(step or 0)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def write_html(
   The page lists rows (filter, sort, full-text search) and shows the chosen
   one, its sampled tokens coloured by advantage, gate, teacher gap or
   log-probability. Its address may say what to show:
-  `#q=apple&color=gate&set=step&step=40&episode=3`.
+  `#q=apple&color=gate&set=training&step=40&episode=3`.
 
   Args:
     rows: as of `load`; several thousand are fine.

@@ -81,8 +81,12 @@ def test_a_whole_workdir(workdir):
 def test_examples_are_the_best_and_worst_of_the_last_step(workdir):
   text = report.write(workdir)['report.md'].read_text()
   assert 'From step 19.' in text
-  assert '**Best**: put a hot apple in cabinet. (step episode 5, DONE' in text
-  assert '**Worst**: put a hot apple in cabinet. (step episode 0, TURN' in text
+  assert (
+    '**Best**: put a hot apple in cabinet. (training episode 5, DONE' in text
+  )
+  assert (
+    '**Worst**: put a hot apple in cabinet. (training episode 0, TURN' in text
+  )
   assert text.count('> open fridge 1') >= 3
 
 

@@ -11,7 +11,7 @@ from jaxagent.report import trajectories
 
 
 def test_rows_survive_the_disk(tmp_path, make_row):
-  rows = [make_row(episode=e, set='step') for e in range(3)]
+  rows = [make_row(episode=e, set='training') for e in range(3)]
   path = trajectories.save(tmp_path / 'trajectories' / 'step_0.jsonl', rows)
   assert trajectories.load(path) == rows
   assert trajectories.load(tmp_path) == rows
@@ -54,9 +54,9 @@ def test_files_are_ordered_by_step_and_named_by_set(tmp_path, make_row):
     trajectories.save(tmp_path / f'{name}.jsonl', [make_row()])
   assert [row['set'] for row in trajectories.load(tmp_path)] == [
     'b',
-    'step',
+    'training',
     'eval_seen',
-    'step',
+    'training',
   ]
 
 
