@@ -143,7 +143,7 @@ def test_the_page_asks_for_nothing_outside(tmp_path, make_row):
 
 
 def test_the_page_stays_small(tmp_path, make_row):
-  rows = [make_row(episode=e, turns=10) for e in range(1000)]
+  rows = [make_row(episode=e, turns=10) for e in range(300)]
   path = trajectories.write_html(rows, tmp_path / 'a.html')
   assert path.stat().st_size < 4000 * len(rows)
 

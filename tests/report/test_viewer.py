@@ -211,12 +211,12 @@ def test_hostile_text_is_shown_and_not_run(show, make_row):
 
 
 def test_thousands_of_rows_are_listed_lazily(show, make_row):
-  rows = [make_row(episode=e, turns=6) for e in range(3000)]
-  dom = show(rows, 'q=egg 5&episode=2990')
-  assert dom.by_id('hits')['text'] == '3000 hits in 3000 rows'
+  rows = [make_row(episode=e, turns=6) for e in range(1500)]
+  dom = show(rows, 'q=egg 5&episode=1490')
+  assert dom.by_id('hits')['text'] == '1500 hits in 1500 rows'
   items = dom.with_class('item')
   assert 10 < len(items) < 60
-  assert any('episode 2990' in e['text'] for e in dom.with_class('badge'))
+  assert any('episode 1490' in e['text'] for e in dom.with_class('badge'))
   assert any(e['aria-selected'] == 'true' for e in items)
 
 
