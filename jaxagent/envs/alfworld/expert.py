@@ -167,10 +167,14 @@ def _play(
   target = None
   while aim.place is not None:
     target = target or house.first(aim.place)  # both things to the same place
-    for verb, appliance in recipes[:1]:
+    if recipes:
+      verb, appliance = recipes[0]
       if house.at != appliance:
         yield from house.go(appliance, look_inside=False)
-      yield f'{verb} {held} with {appliance}'
+      text = yield f'{verb} {held} with {appliance}'
+      if text.startswith('Nothing') and len(recipes) > 1:
+        recipes = recipes[1:]
+        continue
     yield from house.go(target)
     yield f'move {held} to {target}'
     # Still playing: another is wanted, or the recipe was a wrong guess.
