@@ -89,6 +89,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     microbatch=8 if debug else 64,
     minibatches=1,
     evaluate_every=0,
+    evaluate_first=True,
     checkpoint_every=2 if debug else 10,
     record_every=2 if debug else 25,
     teacher='self',

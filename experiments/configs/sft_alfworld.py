@@ -37,5 +37,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.train.steps = 4 if debug else 500
   config.train.checkpoint_every = 2 if debug else 100
   config.train.record_every = 0
+  config.train.evaluate_first = False
   config.eval.splits = ('seen',) if debug else ('seen', 'seen+skills')
   return config

@@ -34,7 +34,8 @@ class Schedule:
     steps: the last step.
     microbatch: rows of one forward and backward pass.
     minibatches: optimiser steps over the rows of one rollout.
-    evaluate_every: 0 never; also before the first and after the last step.
+    evaluate_every: 0 never; after the last step all the same.
+    evaluate_first: also before the first step.
     checkpoint_every: steps.
     record_every: steps between trajectory files; 0 never.
     teacher: 'self' are the weights before the update, 'initial' those that
@@ -45,6 +46,7 @@ class Schedule:
   microbatch: int
   minibatches: int = 1
   evaluate_every: int = 0
+  evaluate_first: bool = True
   checkpoint_every: int = 10
   record_every: int = 0
   teacher: str = 'self'
@@ -90,18 +92,18 @@ def run(setup: Setup, workdir, *, label: str = 'train') -> state_lib.TrainState:
   saver = checkpoint.Checkpointer(
     workdir / 'checkpoints', every=schedule.checkpoint_every
   )
-  reference, state = _start(setup, mesh)
+  reference, state = start(setup)
   restored = saver.restore(state)
   if restored is not None:
     state, host = restored
     setup.source.restore(host['source'])
   step = _Step(setup, mesh, reference)
-  start = int(state.step)
-  writer = metrics_lib.Writer(workdir, step=start)
-  bar = metrics_lib.progress(schedule.steps, start=start, label=label)
+  first = int(state.step)
+  writer = metrics_lib.Writer(workdir, step=first)
+  bar = metrics_lib.progress(schedule.steps, start=first, label=label)
   try:
     with writer, bar as advance:
-      if start == 0:
+      if first == 0 and schedule.evaluate_first:
         _evaluate(setup, state, workdir, writer)
       while int(state.step) < schedule.steps:
         before = int(state.step)
@@ -126,8 +128,9 @@ def run(setup: Setup, workdir, *, label: str = 'train') -> state_lib.TrainState:
   return state
 
 
-def _start(setup, mesh):
-  """The reference parameters, and a state of buffers of its own."""
+def start(setup: Setup) -> tuple[Any, state_lib.TrainState]:
+  """The reference parameters, and the first state with buffers of its own."""
+  mesh = setup.mesh or sharding.make_mesh()
   reference = sharding.shard(setup.params, mesh)
   params = jax.tree.map(jnp.copy, reference)
   reward_state = ()

@@ -5,8 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxagent import losses
-from jaxagent import types
+from jaxagent import losses, types
 from jaxagent.losses import base
 from jaxagent.models import config as config_lib
 from jaxagent.models import policy as policy_lib
