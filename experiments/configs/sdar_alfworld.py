@@ -29,6 +29,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   # A preset of `models.config.PRESETS`, a Hugging Face folder or a GGUF file.
   config.model = dict(
     init='debug' if debug else 'tiny_qwen3',
+    dtype='',  # of computation; '' is the checkpoint's or the preset's
     overrides=ml_collections.ConfigDict(),  # fields of a preset
   )
   config.tokenizer = 'household'  # or 'model', or a folder

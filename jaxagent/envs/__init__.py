@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from jaxagent.envs import base
+from jaxagent.envs import arithmetic, base
 from jaxagent.envs.alfworld import env as alfworld
 
 
@@ -36,6 +36,7 @@ def from_config(
 
 ENVIRONMENTS: dict[str, Callable] = {
   'alfworld': alfworld.from_config,
+  'arithmetic': arithmetic.from_config,
 }
 
 gymnasium.register(

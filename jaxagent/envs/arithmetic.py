@@ -4,13 +4,16 @@ One turn; the reply's last integer is the answer. It is there to see real
 weights learn within minutes, not to measure arithmetic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import re
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+from jaxagent.envs import base
 
 _INTEGER = re.compile(r'-?\d+')
 
@@ -68,12 +71,8 @@ class ArithmeticEnv(gymnasium.Env[str, str]):
   def __init__(self, sums: Sequence[Sum] | None = None):
     self._sums = Sums() if sums is None else sums
     self._sum = self._sums[0]
-    self.observation_space = gymnasium.spaces.Text(
-      256, charset=''.join(map(chr, range(32, 127)))
-    )
-    self.action_space = gymnasium.spaces.Text(
-      4096, min_length=0, charset=''.join(map(chr, range(10, 127)))
-    )
+    self.observation_space = base.text_space(256)
+    self.action_space = base.text_space(4096)
 
   def reset(self, *, seed=None, options=None):
     super().reset(seed=seed)
@@ -92,3 +91,18 @@ class ArithmeticEnv(gymnasium.Env[str, str]):
     found = _INTEGER.findall(action)
     right = bool(found) and int(found[-1]) == self._sum.a + self._sum.b
     return 'Right.' if right else 'Wrong.', float(right), True, False, {}
+
+
+def from_config(
+  config: Mapping[str, Any],
+) -> tuple[Sums, Callable[[], ArithmeticEnv]]:
+  """Opens sums; options: `split`, `largest`, `seed`.
+
+  Raises:
+    ValueError: if an option is unknown.
+  """
+  options = {k: v for k, v in config.items() if k != 'name'}
+  for name in options:
+    base.choice('option of sums', name, ('split', 'largest', 'seed'))
+  sums = Sums(**options)
+  return sums, functools.partial(ArithmeticEnv, sums)

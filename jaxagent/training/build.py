@@ -86,10 +86,12 @@ def load_model(
   if section['init'] in config_lib.PRESETS:
     model = config_lib.PRESETS[section['init']]
     changes = {'vocab': tokenizer.vocab_size, **section['overrides']}
+    if section['dtype']:
+      changes |= {'dtype': section['dtype']}
     model = dataclasses.replace(model, **changes)
     policy = policy_lib.build(model)
     return policy, policy.init(_key(config, _INIT))
-  model, params = weights.load(section['init'])
+  model, params = weights.load(section['init'], dtype=section['dtype'] or None)
   if section['overrides']:
     raise ValueError(
       'model.overrides change a preset; the model in'
