@@ -10,10 +10,7 @@ import difflib
 import string
 from typing import Any, Protocol, runtime_checkable
 
-import gymnasium
 from gymnasium import spaces
-
-TextEnv = gymnasium.Env[str, str]
 
 OVER = 'Call reset() first: nothing was started yet, or it has ended.'
 

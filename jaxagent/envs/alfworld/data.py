@@ -41,7 +41,7 @@ _HOW = (
 )
 
 
-class Games(Sequence[game_lib.Game]):
+class Games(Sequence):
   """Named games that are read when asked for; the latest are kept.
 
   Args:
@@ -131,7 +131,7 @@ def load(
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(Sequence[pathlib.Path]):
+class Files(Sequence):
   """Game files of one split of the official download, and their ids."""
 
   paths: tuple[pathlib.Path, ...]

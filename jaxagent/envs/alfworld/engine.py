@@ -48,7 +48,7 @@ class Engine:
 
   def __init__(self, *, python: str = sys.executable, time_limit: float = 60.0):
     self._python = python
-    self._time_limit = time_limit
+    self.time_limit = time_limit
     self._process: subprocess.Popen | None = None
 
   def open(self, file: str | os.PathLike) -> 'EngineWorld':
@@ -86,10 +86,10 @@ class Engine:
   def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
     line, out = b'', self._process.stdout
     while not line.endswith(b'\n'):
-      if not select.select([out], [], [], self._time_limit)[0]:
+      if not select.select([out], [], [], self.time_limit)[0]:
         self.close()
         raise TimeoutError(
-          f'The engine did not answer {request} within {self._time_limit} s and'
+          f'The engine did not answer {request} within {self.time_limit} s and'
           ' was ended. Reset the environment to go on, with a higher'
           ' `time_limit` if the machine is slow.'
         )

@@ -9,7 +9,6 @@ from gymnasium import error
 
 from jaxagent.envs import base
 from jaxagent.envs.alfworld import data, engine, generate, text, world
-from jaxagent.envs.alfworld import game as game_lib
 
 
 class ALFWorldEnv(gymnasium.Env[str, str]):
@@ -28,7 +27,8 @@ class ALFWorldEnv(gymnasium.Env[str, str]):
     followed, commands that change nothing aside; then None.
 
   Args:
-    games: What to play.
+    games: What to play: games, or whatever `open_world` opens. With `names`,
+      they can be asked for without being read.
     max_steps: Truncates an episode after this many steps; None never does.
     open_world: Starts playing a game; other than `world.World` for the original
       engine (`engine.Engine.open`).
@@ -41,7 +41,7 @@ class ALFWorldEnv(gymnasium.Env[str, str]):
 
   def __init__(
     self,
-    games: Sequence[game_lib.Game] | base.Source,
+    games: Sequence | base.Source,
     *,
     max_steps: int | None = 50,
     open_world: Callable[[Any], Any] = world.World,

@@ -51,7 +51,6 @@ _IGNORED = frozenset(
     'ison',
     'isreceptacleobjectfull',
     'moveable',
-    'total-cost',
     'wasinreceptacle',
   ]
 )
@@ -119,13 +118,21 @@ def parse(
       f'The PDDL problem of {id!r} puts {len(facts["atlocation"])} agents at a'
       ' location; it must be exactly one.'
     )
+  try:
+    receptacles = _receptacles(facts, names, locations)
+    things = _things(facts, names, locations)
+  except KeyError as error:
+    raise ValueError(
+      f'The PDDL problem of {id!r} speaks of {error.args[0]!r} as of a thing or'
+      ' a place, but says nowhere what or where it is. The file is broken.'
+    ) from error
   goal = _goal(sections[2], id)
   return game_lib.Game(
     id=id,
     task=task,
     task_type=_task_type(goal),
-    receptacles=_receptacles(facts, names, locations),
-    things=_things(facts, names, locations),
+    receptacles=receptacles,
+    things=things,
     can_contain=_can_contain(facts),
     goal=goal,
     start=locations.get(start, game_lib.NOWHERE),

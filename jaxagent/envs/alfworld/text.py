@@ -73,11 +73,11 @@ def thing(item: game_lib.Thing, states: Collection[str]) -> str:
   name = item.name
   if item.container:
     return f'This is a normal {name}. In it, you see {listing(item.holds)}.'
-  if states == {'cool'}:
-    return f'This is a cold {name}.'
   words = [word for word in ('hot', 'cool') if word in states][:1]
   words += ['clean'] * ('clean' in states)
   sliced = ' sliced' * ('sliced' in states)
+  if words == ['cool'] and not sliced:
+    return f'This is a cold {name}.'
   if words:
     return f'This is a {" and ".join(words)}{sliced} {name}.'
   if 'on' in states:
