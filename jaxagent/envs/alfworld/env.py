@@ -144,24 +144,26 @@ def open_games(
   """Opens games by the name of their source.
 
   Args:
-    source: 'generated'; 'folder' for the official download, 'packed' for packed
-      files (see `data.load`).
+    source: 'generated'; 'folder' for the official download; 'packed' for packed
+      files; 'engine' for the official download, to be played in the original
+      engine.
     split: 'train', 'seen' or 'unseen' of generated games; 'train', 'valid_seen'
       or 'valid_unseen' of those on disk.
     path: Where the games on disk are; empty or None asks ALFWORLD_DATA.
-    **options: Arguments of `generate.Games` or `data.load`.
+    **options: Arguments of `generate.Games`, `data.load` or `data.find`.
 
   Returns:
-    The games.
+    The games; of source 'engine', their files.
 
   Raises:
     ValueError: if the source, the split or an option is unknown.
     FileNotFoundError: if there are no games on disk.
   """
-  base.choice('source of games', source, SOURCES)
-  known = _OPTIONS[source]
+  base.choice('source of games', source, tuple(_OPTIONS))
   for name in options:
-    base.choice(f'option of {source} games', name, known)
+    base.choice(f'option of {source} games', name, _OPTIONS[source])
+  if source == 'engine':
+    return data.find(path or None, split=split, **options)
   if source != 'generated':
     return data.load(path or None, split=split, **options)
   if path:
@@ -177,30 +179,23 @@ def make(
   source: str = 'generated',
   max_steps: int | None = 50,
   **options: Any,
-) -> gymnasium.Env[str, str]:
+) -> ALFWorldEnv:
   """What `gymnasium.make('jaxagent/ALFWorld-v0', …)` calls.
 
   Args:
-    source: As in `open_games`; 'engine' plays the official download in the
-      original engine.
-  XX
+    source: As in `open_games`.
+    max_steps: As in `ALFWorldEnv`.
+    **options: Further arguments of `open_games`; of source 'engine', those of
+      `engine.Engine` too.
   """
-  if source == 'engine':
-    limits = {key: options.pop(key) for key in _LIMITS if key in options}
-    return _engine_env(data.find(**options), max_steps, **limits)
-  return ALFWorldEnv(open_games(source, **options), max_steps=max_steps)
-
-
-def _engine_env(
-  files: data.Files, max_steps: int | None, **limits: Any
-) -> ALFWorldEnv:
-  opener = engine.Engine(**limits).open
-  return ALFWorldEnv(files, max_steps=max_steps, open_world=opener)
+  names = _ENGINE_OPTIONS if source == 'engine' else ()
+  limits = {name: options.pop(name) for name in names if name in options}
+  return _environment(source, open_games(source, **options), max_steps, limits)
 
 
 def from_config(
   config: Mapping[str, Any],
-) -> tuple[base.Source, Callable[[], gymnasium.Env[str, str]]]:
+) -> tuple[base.Source, Callable[[], ALFWorldEnv]]:
   """Opens games and says how to make an environment that plays them.
 
   Args:
@@ -216,28 +211,36 @@ def from_config(
     ValueError, FileNotFoundError: as `open_games` does.
   """
   options = dict(config)
-  options.pop('name', None)
-  max_steps = options.pop('max_steps', None)
-  source = options.pop('source', 'generated')
-  base.choice('source of games', source, (*SOURCES, 'engine'))
-  shared = {key: options.pop(key) for key in _SHARED if key in options}
+  source = options.get('source', 'generated')
+  base.choice('source of games', source, tuple(_OPTIONS))
+  common = ('name', 'source', 'split', 'path', 'max_steps')
+  known = sorted({*common, *_ENGINE_OPTIONS}.union(*_OPTIONS.values()))
   for name in options:
-    base.choice(
-      'option of ALFWorld', name, sorted(set().union(*_OPTIONS.values()))
-    )
-  kept = {key: options[key] for key in _OPTIONS[source] if key in options}
-  if source == 'generated':
-    shared.pop('path', None)
+    base.choice('option of ALFWorld', name, known)
+  kept = ('split', *_OPTIONS[source])
+  if source != 'generated':
+    kept += ('path',)
+  games = open_games(source, **{k: options[k] for k in kept if k in options})
+  limits = {k: options[k] for k in _ENGINE_OPTIONS if k in options}
+  return games, functools.partial(
+    _environment, source, games, options.get('max_steps'), limits
+  )
+
+
+def _environment(
+  source: str,
+  games: base.Source,
+  max_steps: int | None,
+  limits: Mapping[str, Any],
+) -> ALFWorldEnv:
+  open_world = world.World
   if source == 'engine':
-    limits = {key: kept.pop(key) for key in _LIMITS if key in kept}
-    files = data.find(shared.pop('path', None) or None, **shared, **kept)
-    return files, functools.partial(_engine_env, files, max_steps, **limits)
-  games = open_games(source, **shared, **kept)
-  return games, functools.partial(ALFWorldEnv, games, max_steps=max_steps)
+    open_world = engine.Engine(**limits).open
+  return ALFWorldEnv(games, max_steps=max_steps, open_world=open_world)
 
 
-_SHARED = ('split', 'path')
-_LIMITS = ('python', 'time_limit')
+_ENGINE_OPTIONS = ('python', 'time_limit')
+# Sources of games, and the options that each has beside split and path.
 _OPTIONS: dict[str, tuple[str, ...]] = {
   'generated': (
     'size',
@@ -251,6 +254,5 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
   ),
   'folder': ('task_types', 'check'),
   'packed': ('task_types',),
-  'engine': ('task_types', *_LIMITS),
+  'engine': ('task_types',),
 }
-SOURCES = ('generated', 'folder', 'packed')
