@@ -28,11 +28,13 @@ def react(
   rows: Rows = 'episode',
   history: int = 2,
   max_chars: int | None = None,
+  penalty: float = 0.01,
 ) -> protocol.Program:
   """One episode of a text world.
 
   Rewards: 'success' is 0 or 1; 'invalid' is the number of replies that were no
-  command or did nothing. Each of these also earns -1 for its own turn.
+  command or did nothing. A turn by itself earns what the world gave for it,
+  less `penalty` if it was invalid; step-level methods such as GiGPO read that.
 
   Args:
     env: A world with text in and out. Of its info are used, where present:
@@ -45,6 +47,7 @@ def react(
       the last turns in its prompt.
     history: How many past turns such a prompt shows.
     max_chars: Bounds such a prompt by dropping history, never skills.
+    penalty: For an invalid turn, where success earns 1.
 
   Returns:
     A program. Out of context it ends with what it has: success 0 and
@@ -93,7 +96,7 @@ def react(
     held = _held(held, newest)
     valid = action.well_formed and not newest.lower().startswith(_NOTHING)
     invalid += not valid
-    reward = 0.0 if valid else -1.0
+    reward = float(score) - (0.0 if valid else penalty)
     won = bool(info.get('won', terminated and score > 0))
     if terminated:
       status = types.Status.DONE

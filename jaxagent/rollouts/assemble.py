@@ -64,7 +64,10 @@ def assemble(
       f'{len(flat)} rows of up to {longest} tokens do not fit [{rows},'
       f' {length}]; raise the row or length buckets.'
     )
-  grid = lambda dtype: np.zeros((rows, length), dtype)
+
+  def grid(dtype):
+    return np.zeros((rows, length), dtype)
+
   out = {
     'tokens': grid(np.int32),
     'action_mask': grid(bool),

@@ -132,7 +132,10 @@ def _python_driver(round_, empty, host, limits):
 
 def _jit_driver(round_, empty, host, limits):
   slots, longest = limits.slots, limits.cache_lengths[-1]
-  i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  def i32(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
   shapes = (
     i32(slots), i32(slots, longest), i32(slots), i32(slots), i32(),
     jax.ShapeDtypeStruct((), jnp.bool_),

@@ -314,12 +314,17 @@ def step_programs(jobs, timeout: float | None) -> dict:
 
 
 def _context_limit(program) -> protocol.Outcome:
+  """Tells a program that its context is full, and takes its last word."""
+  outcome = protocol.Outcome({})
   try:
     program.throw(protocol.ContextLimit())
   except StopIteration as stop:
     if isinstance(stop.value, protocol.Outcome):
-      return dataclasses.replace(stop.value, status=types.Status.CONTEXT_LIMIT)
+      outcome = stop.value
   except protocol.ContextLimit:
     pass
-  program.close()
-  return protocol.Outcome({}, types.Status.CONTEXT_LIMIT)
+  except Exception:  # noqa: BLE001  of the environment, on its way out
+    return protocol.Outcome({}, types.Status.ENV_ERROR)
+  finally:
+    program.close()
+  return dataclasses.replace(outcome, status=types.Status.CONTEXT_LIMIT)

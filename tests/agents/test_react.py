@@ -67,13 +67,13 @@ def test_the_walkthrough_wins(rows):
 def test_invalid_replies_are_counted_where_they_happen():
   replies = ['fly', 'inventory', '', '<b>look</b>', 'look']
   requests, outcome = _run(react.react(House(), _task(), max_turns=5), replies)
-  assert [r.reward for r in requests] == [0, -1, 0, -1, -1]
+  assert [r.reward for r in requests] == [0, -0.01, 0, -0.01, -0.01]
   assert outcome.reward == 0
   assert outcome.rewards == {'success': 0.0, 'invalid': 3.0}
   assert outcome.status == types.Status.TURN_LIMIT
   assert outcome.info['turns'] == 5
   _, outcome = _run(react.react(House(), _task(), max_turns=1), ['fly'])
-  assert outcome.reward == -1
+  assert outcome.reward == -0.01
 
 
 def test_out_of_context_is_its_own_end():
