@@ -2,8 +2,8 @@
 
 A `RewardTransform` is `(init, apply)`: `init(num_rewards) -> state`, and
 `apply(rewards, state) -> (rewards, state)` on `Rewards` of `[B, R]`. Nothing
-here has a gradient. Where `active` is False a value was not observed: it is
-never read, and comes out as 0.
+here has a gradient. Where `active` is False a value was not observed: whoever
+computes never reads it, and gives 0 for it.
 """
 
 from collections.abc import Callable

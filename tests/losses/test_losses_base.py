@@ -63,9 +63,9 @@ def test_add_names_metrics_and_unites_needs(make_inputs):
   inputs = make_inputs()
   term = base.add(
     a=constant(2.0, size=7.0),
-    b=base.scale(policy_gradient.kl_to_reference(), 0.5),
+    b=base.scale(policy_gradient.entropy_bonus(), 0.5),
   )
-  assert term.needs == {'ref_logprobs'}
+  assert term.needs == {'entropy'}
   out = term(inputs)
   assert set(out.metrics) == {'a/size', 'a/loss', 'b/loss'}
   np.testing.assert_allclose(
