@@ -147,8 +147,9 @@ def test_a_cropped_cache_serves_short_rows(model):
 
 
 @pytest.mark.parametrize('kind', [{'scan': True}, {'remat': True}])
-def test_scan_and_remat_change_only_speed(model, kind):
-  policy, params = model
+def test_scan_and_remat_change_only_speed(kind):
+  policy = _jitted(policy_lib.build(_small('tiny_qwen2')))
+  params = _lively(policy.init(jax.random.key(0)))
   tokens = _tokens(2, 12)
 
   def gradient(policy):
@@ -164,7 +165,7 @@ def test_build_gives_one_object_per_config():
   assert policy_lib.build(c) is policy_lib.build(dataclasses.replace(c))
 
 
-@pytest.mark.parametrize('name', [*FAMILIES, 'debug'])
+@pytest.mark.parametrize('name', ['tiny_llama', 'debug'])
 def test_a_fresh_model_knows_nothing(name):
   policy = _jitted(policy_lib.build(config.PRESETS[name]))
   params = policy.init(jax.random.key(0))
@@ -180,9 +181,8 @@ def test_a_fresh_model_knows_nothing(name):
   assert abs(loss - math.log(512)) < 0.05 * math.log(512)
 
 
-@pytest.mark.parametrize('name', FAMILIES)
-def test_initial_parameters_have_the_stated_spread(name):
-  c = config.PRESETS[name]
+def test_initial_parameters_have_the_stated_spread():
+  c = config.PRESETS['tiny_qwen2']
   params = jax.jit(policy_lib.build(c).init)(jax.random.key(0))
   seen = set()
   for path, x in jax.tree.leaves_with_path(params):
