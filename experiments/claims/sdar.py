@@ -1,0 +1,175 @@
+"""SDAR against its baselines: the experiment of its paper at laptop size.
+
+  python -m experiments.claims.sdar                      # generated games
+  python -m experiments.claims.sdar --setting=real --data=FOLDER_OR_FILE
+
+Every arm starts from one warm start, sees the same tasks in the same order, and
+is evaluated without skills on the same held-out games. A finished (arm, seed)
+is one file under `results/sdar/SETTING/`; those are skipped, so the command goes
+on where it was stopped. The table and the figure are made from these files.
+
+Real games: FOLDER is the official download (`json_2.1.1`), or a folder of packed
+`alfworld_SPLIT.jsonl.xz` files; trained on `train`, reported on `valid_seen`.
+"""
+
+import json
+import pathlib
+
+from absl import app, flags, logging
+import ml_collections
+
+from experiments import run
+from experiments.claims import paired
+from experiments.configs import sdar_alfworld, sft_alfworld
+from jaxagent.training import metrics
+
+_SETTING = flags.DEFINE_enum(
+  'setting', 'generated', ['generated', 'real'], 'Which games.'
+)
+_DATA = flags.DEFINE_string('data', '', 'Real games; see above.')
+_ARMS = flags.DEFINE_list('arms', [], 'Arms to run; all of the setting.')
+_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds.')
+_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/sdar', 'Of the runs.')
+_SUMMARY = flags.DEFINE_bool('summary', False, 'Only table and figure.')
+
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'sdar'
+
+# The card's arms (a) to (f). With no skill found, SDAR's rows are masked out of
+# the distillation, so that the retrieval 'none' of (f) is GRPO to the bit.
+ARMS = {
+  'grpo': {'loss': {'name': 'grpo'}, 'skills': {'mode': 'none'}},
+  'sdar': {'loss': {'name': 'sdar'}},
+  'opsd_code': {'loss': {'name': 'opsd_code'}},
+  'skill_grpo': {
+    'loss': {'name': 'skill_grpo'},
+    'skills': {'mode': 'train_prompt'},
+  },
+  'sdar_weight_0.1': {'loss': {'name': 'sdar', 'weight': 0.1}},
+  'grpo_opsd_code': {'loss': {'name': 'grpo_opsd_code'}},
+  'sdar_random': {'loss': {'name': 'sdar'}, 'skills': {'strategy': 'random'}},
+}
+ARMS_OF = {
+  'generated': tuple(ARMS),
+  'real': ('grpo', 'grpo_opsd_code', 'sdar'),
+}
+GATE_TO_START = 0.15  # skills must be worth this much before any RL
+
+
+def warm_config(setting: str, data: str) -> ml_collections.ConfigDict:
+  """The warm start of a setting."""
+  config = sft_alfworld.get_config()
+  if setting == 'real':
+    _real(config, data)
+    config.demonstrations = dict(
+      env=dict(), skills=dict(strategy='keyword'), recipe='unknown'
+    )
+    config.batch.tasks = 16
+  return config
+
+
+def arm_config(
+  setting: str, data: str, arm: str, seed: int, model: pathlib.Path
+) -> ml_collections.ConfigDict:
+  """The run of one arm and seed, from the warm start in `model`."""
+  config = sdar_alfworld.get_config()
+  changes = ARMS[arm]
+  config.name = f'{arm}_{seed}'
+  config.seed = seed
+  config.model.init = str(model)
+  config.tokenizer = 'model'
+  config.loss = changes['loss']
+  config.agent.skills.update(changes.get('skills', {}))
+  config.train.update(record_every=0, checkpoint_every=20)
+  config.eval.splits = ('seen', 'unseen', 'seen+skills')
+  if setting == 'real':
+    _real(config, data)
+    config.train.steps = 40
+  return config
+
+
+def _real(config, data):
+  config.env = dict(
+    name='alfworld', source='official', path=data, split='train'
+  )
+  config.agent.max_turns = 20
+  config.rollout.cache_lengths = (256, 512, 768, 1024)
+  config.batch.teacher_extra = 96
+  config.eval.splits = ('valid_seen', 'valid_seen+skills')
+  config.eval.tasks = 140
+
+
+def run_arm(
+  setting: str, data: str, arm: str, seed: int, workdir: pathlib.Path
+) -> pathlib.Path:
+  """Runs one arm and seed unless its result is there; returns its file."""
+  path = RESULTS / setting / f'{arm}_{seed}.json'
+  if path.exists():
+    return path
+  model = run.run(warm_config(setting, data), workdir / setting / 'warm_start')
+  folder = workdir / setting / f'{arm}_{seed}'
+  run.run(arm_config(setting, data, arm, seed, model), folder)
+  evaluations = json.loads((folder / 'evaluations.json').read_text())
+  columns = metrics.read(folder)
+  result = {
+    'setting': setting,
+    'arm': arm,
+    'seed': seed,
+    'evaluations': evaluations,
+    'curves': {
+      name: [round(float(x), 5) for x in columns[name] if x == x]
+      for name in sorted(columns)
+      if name.startswith(('reward/', 'groups/', 'policy/'))
+      or name.endswith(('/gate', '/gate_open', '/gap', '/k3', 'gradient/norm'))
+    },
+    'seconds': float(columns['time'][-1] - columns['time'][0]),
+    **run.circumstances(),
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(result, indent=1))
+  return path
+
+
+def summarize(setting: str) -> str:
+  """Table, figure and verdicts from the result files of a setting.
+
+  Returns:
+    The text, which also goes to `results/sdar_SETTING.md`.
+
+  Raises:
+    FileNotFoundError: there is no result yet.
+  """
+  results = [
+    json.loads(path.read_text())
+    for path in sorted((RESULTS / setting).glob('*.json'))
+  ]
+  if not results:
+    raise FileNotFoundError(f'No result in {RESULTS / setting} yet.')
+  splits = [s for s in results[0]['evaluations']['before'] if '+' not in s]
+  text = paired.report(
+    results,
+    title=f'SDAR and its baselines, {setting} games',
+    splits=splits,
+    baseline='grpo',
+    arms=ARMS_OF[setting],
+    gate=GATE_TO_START,
+    figure=RESULTS.parent / f'sdar_{setting}.png',
+  )
+  (RESULTS.parent / f'sdar_{setting}.md').write_text(text)
+  return text
+
+
+def main(_):
+  logging.set_verbosity(logging.WARNING)
+  setting = _SETTING.value
+  if setting == 'real' and not (_DATA.value or _SUMMARY.value):
+    raise app.UsageError('--setting=real needs --data=FOLDER.')
+  if not _SUMMARY.value:
+    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    for seed in map(int, _SEEDS.value):
+      for arm in _ARMS.value or ARMS_OF[setting]:
+        run_arm(setting, _DATA.value, arm, seed, workdir)
+  print(summarize(setting))
+
+
+if __name__ == '__main__':
+  app.run(main)
