@@ -125,7 +125,8 @@ def test_masked_positions_get_nothing_and_give_no_gradient(data):
     )
     return scores.logprobs.sum(), scores.logprobs
 
-  gradient, values = jax.grad(total, has_aux=True)(data['hidden'], data['mask'])
+  run = jax.jit(jax.grad(total, has_aux=True))
+  gradient, values = run(data['hidden'], data['mask'])
   seen = np.array(data['mask'])
   seen[:, 0] = False
   np.testing.assert_array_equal(values != 0, seen)
@@ -133,7 +134,7 @@ def test_masked_positions_get_nothing_and_give_no_gradient(data):
   used[:, :-1] = seen[:, 1:]
   np.testing.assert_array_equal(np.abs(gradient).max(-1) > 0, used)
   nothing = jnp.zeros_like(data['mask'])
-  gradient, values = jax.grad(total, has_aux=True)(data['hidden'], nothing)
+  gradient, values = run(data['hidden'], nothing)
   assert (values == 0).all() and (gradient == 0).all()
 
 

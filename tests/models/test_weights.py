@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from jaxagent.models import config, gguf_file, logprobs, sharding, weights
+from jaxagent.models import (
+  config,
+  gguf_file,
+  logprobs,
+  sharding,
+  transformer,
+  weights,
+)
 from jaxagent.models import policy as policy_lib
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -148,6 +155,14 @@ def test_missing_files_are_named(tmp_path):
     weights.load(folder)
 
 
+def _random(c):
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype),
+    transformer.shapes(c),
+  )
+
+
 @pytest.mark.parametrize('shard_bytes', [5 * 1024**3, 20_000])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('tied', [True, False])
@@ -160,7 +175,7 @@ def test_saved_models_load_bit_for_bit(tmp_path, shard_bytes, dtype, tied):
     param_dtype=dtype,
     rope_scaling=config.RopeScaling(8.0, 1.0, 4.0, 64),
   )
-  params = jax.jit(policy_lib.build(c).init)(jax.random.key(0))
+  params = _random(c)
   (tmp_path / 'model-00001-of-00009.safetensors').write_text('stale')
   weights.save(tmp_path, c, params, shard_bytes=shard_bytes)
   files = list(tmp_path.glob('*.safetensors'))
@@ -179,7 +194,7 @@ def _assert_same(a, b):
 
 def test_saving_checks_the_parameters(tmp_path):
   c = config.PRESETS['debug']
-  params = jax.jit(policy_lib.build(c).init)(jax.random.key(0))
+  params = _random(c)
   params['norm'] = jnp.ones(5)
   with pytest.raises(ValueError, match='norm.*float32.5'):
     weights.save(tmp_path, c, params)
