@@ -126,17 +126,19 @@ def _mechanism(of_arm, split):
   rows = []
   for arm, runs in of_arm.items():
     shown = f'{split}+skills'
-    rows.append([
-      arm,
-      _mean([final(r, shown, 'before') for r in runs]),
-      _mean([final(r, shown) for r in runs]),
-      _ends(runs, '/gap'),
-      _ends(runs, '/gate'),
-      _ends(runs, '/gate_open'),
-      _ends(runs, 'groups/live'),
-      _mean([np.mean(r['curves']['reward/success'][-10:]) for r in runs]),
-      f'{np.mean([r["seconds"] for r in runs]) / 60:.1f}',
-    ])
+    rows.append(
+      [
+        arm,
+        _mean([final(r, shown, 'before') for r in runs]),
+        _mean([final(r, shown) for r in runs]),
+        _ends(runs, '/gap'),
+        _ends(runs, '/gate'),
+        _ends(runs, '/gate_open'),
+        _ends(runs, 'groups/live'),
+        _mean([np.mean(r['curves']['reward/success'][-10:]) for r in runs]),
+        f'{np.mean([r["seconds"] for r in runs]) / 60:.1f}',
+      ]
+    )
   return _table(head, rows)
 
 

@@ -43,10 +43,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     size=2000,  # games of a generated split
     seed=0,
     homes='true',
+    receptacles=7,  # places a room has at most
   )
   config.agent = dict(
     name='react',
-    max_turns=12,
+    max_turns=10,
     style='compact',
     rows='episode',
     history=2,
@@ -54,7 +55,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   )
   config.rollout = dict(
     slots=8 if debug else 64,
-    cache_lengths=(256, 384) if debug else (192, 256, 384, 512),
+    cache_lengths=(192, 320) if debug else (128, 192, 256, 320),
     max_new=16,
     chunk=16,
     temperature=1.0,
@@ -87,7 +88,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   )
   config.train = dict(
     steps=4 if debug else 100,
-    microbatch=8 if debug else 64,
+    microbatch=8,  # rows; on CPU small ones stay in the cache
     minibatches=1,
     evaluate_every=0,
     evaluate_first=True,

@@ -26,15 +26,16 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.demonstrations = dict(
     env=dict(homes='random'),
     skills=dict(strategy='keyword'),
-    recipe='unknown',  # where no skill says so, the player guesses
+    recipe='known',  # 'unknown': without a skill the player has to guess
+    whole=True,  # imitate observations too: the model starts from nothing
   )
   config.env.size = 100_000
-  config.batch.tasks = 8 if debug else 64
+  config.batch.tasks = 8 if debug else 32
   config.batch.group = 1
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 1 if debug else 20
-  config.optimizer.decay_steps = 4 if debug else 500
-  config.train.steps = 4 if debug else 500
+  config.optimizer.decay_steps = 4 if debug else 400
+  config.train.steps = 4 if debug else 400
   config.train.checkpoint_every = 2 if debug else 100
   config.train.record_every = 0
   config.train.evaluate_first = False

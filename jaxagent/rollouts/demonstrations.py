@@ -15,6 +15,7 @@ def demonstrate(
   *,
   tokenizer,
   max_length: int,
+  whole: bool = False,
 ) -> host_lib.Episode:
   """Drives a program with written replies, as if they had been sampled.
 
@@ -28,6 +29,8 @@ def demonstrate(
     tokenizer: a `tokens.Tokenizer`.
     max_length: tokens; an episode that grows longer ends before the request
       that does not fit.
+    whole: imitate also what the environment wrote, which teaches a model that
+      was never trained before to read.
 
   Returns:
     The episode; its status is TURN_LIMIT where the replies ran out first.
@@ -38,10 +41,12 @@ def demonstrate(
     try:
       request = program.send(reply)
     except StopIteration as stop:
-      return host_lib.Episode(task, stop.value, tuple(rows))
+      return _episode(task, stop.value, rows, whole)
     text = next(replies, None)
     if text is None:
-      return _cut(task, program, rows, types.Status.TURN_LIMIT)
+      program.close()
+      outcome = protocol.Outcome({}, types.Status.TURN_LIMIT)
+      return _episode(task, outcome, rows, whole)
     ids = [*tokenizer.encode(text), tokenizer.stop_id]
     if request.open is not None:
       rows.append(
@@ -53,18 +58,19 @@ def demonstrate(
     else:
       size = len(rows[-1].ids) + len(tokenizer.extend(request.extend))
     if size + len(ids) > max_length:
-      return _cut(task, program, rows, types.Status.CONTEXT_LIMIT)
+      program.close()
+      outcome = protocol.Outcome({}, types.Status.CONTEXT_LIMIT)
+      return _episode(task, outcome, rows, whole)
     if request.open is None:
       rows_lib.extend_row(rows[-1], request, tokenizer)
     rows[-1].act(ids, [0.0] * len(ids))
     reply = protocol.Completion(text=text, tokens=tuple(ids))
 
 
-def _cut(task, program, rows, status) -> host_lib.Episode:
-  program.close()
+def _episode(task, outcome, rows, whole) -> host_lib.Episode:
   # A last row that was opened but never acted in is nothing to imitate.
-  return host_lib.Episode(
-    task,
-    protocol.Outcome({}, status),
-    tuple(row for row in rows if any(row.mask)),
-  )
+  rows = [row for row in rows if any(row.mask)]
+  if whole:
+    for row in rows:
+      row.mask = [True] * len(row.ids)
+  return host_lib.Episode(task, outcome, tuple(rows))

@@ -233,7 +233,12 @@ def _demonstration_source(config, policy, tokenizer, layout) -> sources.Source:
     return played.replies
 
   return sources.from_demonstrations(
-    _tasks(config, games), program, replies, layout, tokenizer=tokenizer
+    _tasks(config, games),
+    program,
+    replies,
+    layout,
+    tokenizer=tokenizer,
+    whole=section['whole'],
   )
 
 

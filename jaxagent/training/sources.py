@@ -115,8 +115,9 @@ def from_demonstrations(
   layout: Layout,
   *,
   tokenizer,
+  whole: bool = False,
 ) -> Source:
-  """Rows in which an expert wrote the replies."""
+  """Rows in which an expert wrote the replies; see `demonstrate`."""
 
   def next_rows(params, step):
     del params
@@ -127,6 +128,7 @@ def from_demonstrations(
         make_replies(task),
         tokenizer=tokenizer,
         max_length=layout.lengths[-1],
+        whole=whole,
       )
       for task in tasks(step)
     ]
