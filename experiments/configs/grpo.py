@@ -21,6 +21,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """The sections that differ from `sdar_alfworld`."""
   if arg == 'smollm2':
     return _smollm2()
+  if arg not in ('', 'debug'):
+    raise ValueError(
+      f"Unknown argument {arg!r}; choose '', 'debug' or 'smollm2'."
+    )
   config = sdar_alfworld.get_config(arg)
   config.name = 'grpo_alfworld'
   config.agent.skills.mode = 'none'

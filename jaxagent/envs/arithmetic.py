@@ -51,6 +51,10 @@ class Sums(Sequence[Sum]):
     held_out = np.arange(count) % 4 == 3
     return order[held_out == (self.split == 'test')]
 
+  @property
+  def names(self) -> list[str]:
+    return [f'{self.split}/{index}' for index in range(len(self))]
+
   def __len__(self) -> int:
     return len(self._pairs())
 

@@ -46,7 +46,7 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
     reward_names=tuple(config['rewards']['names']),
     teacher=bool(loss.needs & update_lib.OF_TEACHER),
   )
-  make_source = SOURCES[config['source']]
+  make_source = SOURCES[_choice(config, 'source', SOURCES)]
   transform = estimator = None
   if config['source'] == 'rollouts':
     transform = rewards.from_config(config['rewards']['transform'])
@@ -58,13 +58,17 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
     passes=update_lib.Passes(policy, loss, temperature=temperature),
     optimizer=state_lib.optimizer_from_config(config['optimizer']),
     schedule=loop.Schedule(**config['train']),
-    reduce=base.REDUCERS[config['reduce']],
+    reduce=base.REDUCERS[_choice(config, 'reduce', base.REDUCERS)],
     transform=transform,
     estimator=estimator,
     reward_names=layout.reward_names,
     evaluators=evaluators(config, policy, tokenizer),
     mesh=_mesh(config['mesh']),
   )
+
+
+def _choice(config, field, known) -> str:
+  return envs.base.choice(f'config.{field}', config[field], tuple(known))
 
 
 def load_tokenizer(config: Mapping[str, Any]) -> tokens.Tokenizer:
