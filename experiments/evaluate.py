@@ -65,7 +65,7 @@ def evaluate(
         f'{policy} is no workdir of a run, so --config must say how to play;'
         ' for instance --config=experiments/configs/sdar_alfworld.py.'
       )
-    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    config = ml_collections.ConfigDict(_tuples(json.loads(path.read_text())))
   with config.unlocked():
     config.eval = dict(
       splits=tuple(splits),
@@ -78,7 +78,7 @@ def evaluate(
       config.model = dict(init=str(policy), dtype='', overrides={})
       if (policy / 'tokenizer.json').exists() or policy.suffix == '.gguf':
         config.tokenizer = 'model'
-  setup = build.from_config(config)
+  setup = build.from_config(config.to_dict())
   params = setup.params
   if trained:
     _, state = loop.start(setup)
@@ -93,6 +93,13 @@ def evaluate(
     summaries[evaluator.name] = summary
     episodes[evaluator.name] = records.records(played, setup.tokenizer, step=0)
   return summaries, episodes
+
+
+def _tuples(value):
+  """JSON has no tuples; configs have no lists."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def main(_):

@@ -37,7 +37,7 @@ def run(
   workdir = pathlib.Path(workdir).resolve()
   workdir.mkdir(parents=True, exist_ok=True)
   _remember(config, workdir)
-  setup = build.from_config(config)
+  setup = build.from_config(config.to_dict())
   _announce(config, setup, workdir)
   state = loop.run(setup, workdir, label=label or config.name)
   folder = workdir / 'model'
