@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 WORKDIR ?= runs/quickstart
 # One run at a time on a small machine; XLA finds its compiled programs again.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 .PHONY: install quickstart test test-slow claims bench lint clean
 

@@ -105,7 +105,10 @@ def run_arm(
   path = RESULTS / setting / f'{arm}_{seed}.json'
   if path.exists():
     return path
-  model = run.run(warm_config(setting, data), workdir / setting / 'warm_start')
+  warm = workdir / setting / 'warm_start'
+  model = warm / 'model'
+  if not (warm / 'report.md').exists():  # written last
+    run.run(warm_config(setting, data), warm)
   folder = workdir / setting / f'{arm}_{seed}'
   run.run(arm_config(setting, data, arm, seed, model), folder)
   evaluations = json.loads((folder / 'evaluations.json').read_text())

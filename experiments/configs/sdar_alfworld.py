@@ -25,16 +25,44 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.name = 'sdar_alfworld'
   config.seed = 0
+  config.source = 'rollouts'  # or 'demonstrations'
+  _policy(config, debug)
+  _world(config)
+  _learning(config, debug)
+  config.eval = dict(
+    # '+skills' shows the policy the skills.
+    splits=('seen',) if debug else ('seen', 'unseen', 'seen+skills'),
+    tasks=8 if debug else 256,
+    repeats=1,
+    temperature=0.4,
+    seed=0,
+  )
+  config.mesh = dict(data=1, fsdp=1, tensor=1)  # data=0: all devices
+  return config
 
-  # A preset of `models.config.PRESETS`, a Hugging Face folder or a GGUF file.
+
+def _policy(config, debug):
   config.model = dict(
+    # A preset of `models.config.PRESETS`, a Hugging Face folder, a GGUF file.
     init='debug' if debug else 'tiny_qwen3',
     dtype='',  # of computation; '' is the checkpoint's or the preset's
     overrides=ml_collections.ConfigDict(),  # fields of a preset
   )
   config.tokenizer = 'household'  # or 'model', or a folder
+  config.rollout = dict(
+    slots=8 if debug else 64,
+    cache_lengths=(192, 320) if debug else (128, 192, 256, 320),
+    max_new=16,
+    chunk=16,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    driver='python',
+    timeout=0.0,  # seconds an environment may take for a step; 0 is no limit
+  )
 
-  config.source = 'rollouts'  # or 'demonstrations'
+
+def _world(config):
   config.env = dict(
     name='alfworld',
     source='generated',  # or 'folder', 'packed', 'engine'
@@ -53,29 +81,20 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     history=2,
     skills=dict(mode='privileged', strategy='keyword', limit=2, homes=True),
   )
-  config.rollout = dict(
-    slots=8 if debug else 64,
-    cache_lengths=(192, 320) if debug else (128, 192, 256, 320),
-    max_new=16,
-    chunk=16,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    driver='python',
-    timeout=0.0,  # seconds an environment may take for a step; 0 is no limit
-  )
-  config.batch = dict(
-    tasks=2 if debug else 8,
-    group=4 if debug else 8,
-    teacher_extra=64,  # tokens that the skill block may add
-  )
 
+
+def _learning(config, debug):
   config.loss = dict(name='sdar', weight=0.01, beta=5.0, kl_weight=0.01)
   config.reduce = 'token_mean'
   config.rewards = dict(
     names=('success', 'invalid'),
     transform=dict(name='group_normalize', weights=(10.0, -0.1)),
     advantages=dict(name='episode'),
+  )
+  config.batch = dict(
+    tasks=2 if debug else 8,
+    group=4 if debug else 8,
+    teacher_extra=64,  # tokens that the skill block may add
   )
   config.optimizer = dict(
     learning_rate=3e-4,
@@ -96,12 +115,3 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     record_every=2 if debug else 25,
     teacher='self',
   )
-  config.eval = dict(
-    splits=('seen',) if debug else ('seen', 'unseen', 'seen+skills'),
-    tasks=8 if debug else 256,
-    repeats=1,
-    temperature=0.4,
-    seed=0,
-  )
-  config.mesh = dict(data=1, fsdp=1, tensor=1)  # data=0: all devices
-  return config

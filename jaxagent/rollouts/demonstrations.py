@@ -15,7 +15,6 @@ def demonstrate(
   *,
   tokenizer,
   max_length: int,
-  whole: bool = False,
 ) -> host_lib.Episode:
   """Drives a program with written replies, as if they had been sampled.
 
@@ -29,8 +28,6 @@ def demonstrate(
     tokenizer: a `tokens.Tokenizer`.
     max_length: tokens; an episode that grows longer ends before the request
       that does not fit.
-    whole: imitate also what the environment wrote, which teaches a model that
-      was never trained before to read.
 
   Returns:
     The episode; its status is TURN_LIMIT where the replies ran out first.
@@ -41,12 +38,12 @@ def demonstrate(
     try:
       request = program.send(reply)
     except StopIteration as stop:
-      return _episode(task, stop.value, rows, whole)
+      return _episode(task, stop.value, rows)
     text = next(replies, None)
     if text is None:
       program.close()
       outcome = protocol.Outcome({}, types.Status.TURN_LIMIT)
-      return _episode(task, outcome, rows, whole)
+      return _episode(task, outcome, rows)
     ids = [*tokenizer.encode(text), tokenizer.stop_id]
     if request.open is not None:
       rows.append(
@@ -60,17 +57,15 @@ def demonstrate(
     if size + len(ids) > max_length:
       program.close()
       outcome = protocol.Outcome({}, types.Status.CONTEXT_LIMIT)
-      return _episode(task, outcome, rows, whole)
+      return _episode(task, outcome, rows)
     if request.open is None:
       rows_lib.extend_row(rows[-1], request, tokenizer)
     rows[-1].act(ids, [0.0] * len(ids))
     reply = protocol.Completion(text=text, tokens=tuple(ids))
 
 
-def _episode(task, outcome, rows, whole) -> host_lib.Episode:
+def _episode(task, outcome, rows) -> host_lib.Episode:
   # A last row that was opened but never acted in is nothing to imitate.
-  rows = [row for row in rows if any(row.mask)]
-  if whole:
-    for row in rows:
-      row.mask = [True] * len(row.ids)
-  return host_lib.Episode(task, outcome, tuple(rows))
+  return host_lib.Episode(
+    task, outcome, tuple(row for row in rows if any(row.mask))
+  )

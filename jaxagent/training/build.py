@@ -237,12 +237,7 @@ def _demonstration_source(config, policy, tokenizer, layout) -> sources.Source:
     return played.replies
 
   return sources.from_demonstrations(
-    _tasks(config, games),
-    program,
-    replies,
-    layout,
-    tokenizer=tokenizer,
-    whole=section['whole'],
+    _tasks(config, games), program, replies, layout, tokenizer=tokenizer
   )
 
 

@@ -115,9 +115,8 @@ def from_demonstrations(
   layout: Layout,
   *,
   tokenizer,
-  whole: bool = False,
 ) -> Source:
-  """Rows in which an expert wrote the replies; see `demonstrate`."""
+  """Rows in which an expert wrote the replies."""
 
   def next_rows(params, step):
     del params
@@ -128,7 +127,6 @@ def from_demonstrations(
         make_replies(task),
         tokenizer=tokenizer,
         max_length=layout.lengths[-1],
-        whole=whole,
       )
       for task in tasks(step)
     ]

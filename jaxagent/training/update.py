@@ -253,7 +253,8 @@ def make_update(
 def _apply(state: state_lib.TrainState, grads: Any, optimizer):
   norm = optax.global_norm(grads)
   finite = jnp.isfinite(norm)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  with jax.numpy_dtype_promotion('standard'):  # optax raises floats to counts
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
 
   def keep(new, old):

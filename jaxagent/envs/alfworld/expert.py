@@ -3,8 +3,8 @@
 It plays generated games and the plain goals of the original ones (not sliced
 things). It knows how to open, take and put; where things are it reads from a
 skill text in the opening, in the form 'find apple in fridge.', and otherwise finds
-out by going to places in uniformly random order. So its demonstrations teach
-how to read a skill, and no more about a house than was shown.
+out by going round the room from a place drawn at random. So its demonstrations
+teach how to read a skill, and no more about a house than was shown.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -110,7 +110,7 @@ def expert(
   """A player: call it with each text that the game shows, opening first.
 
   Args:
-    seed: Of the order in which places are searched.
+    seed: Of the place where a search begins.
     recipe: 'unknown' for a player who has to guess, where the opening does not
       tell, what 'hot', 'cold' and 'clean' are made with.
 
@@ -215,7 +215,8 @@ class _House:
     names = dict.fromkeys(' '.join(pair) for pair in _PLACE.findall(opening))
     self._hints: Mapping[str, str] = dict(_HINT.findall(opening))
     self._names = tuple(names)
-    self._order = [self._names[i] for i in rng.permutation(len(names))]
+    start = int(rng.integers(max(len(names), 1)))
+    self._order = self._names[start:] + self._names[:start]
     self._inside: dict[str, list[str]] = {}
     self.at: str | None = None
     self.done: set[str] = set()  # things that are where they should be
