@@ -12,10 +12,8 @@ import re
 import sys
 
 from absl import flags
-import jax
 from ml_collections import config_flags
 import numpy as np
-import optax
 import pytest
 
 from experiments import evaluate, quickstart, run
@@ -24,7 +22,7 @@ from jaxagent.agents import protocol
 from jaxagent.envs.alfworld import expert
 from jaxagent.language_models import scripted
 from jaxagent.rollouts import drive
-from jaxagent.training import build, metrics, sources, state
+from jaxagent.training import build, metrics, sources
 
 FOLDER = run.ROOT / 'experiments' / 'configs'
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem != '__init__')
@@ -45,25 +43,6 @@ def changed(config, **fields):
       section = section[name]
     section[last] = value
   return config
-
-
-@pytest.fixture(scope='session', autouse=True)
-def optax_at_ease():
-  """Our own arithmetic stays under strict promotion; optax's Adam cannot."""
-  make = state.optimizer
-
-  def optimizer(**options):
-    inner = make(**options)
-
-    def update(*args):
-      with jax.numpy_dtype_promotion('standard'):
-        return inner.update(*args)
-
-    return optax.GradientTransformation(inner.init, update)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(state, 'optimizer', optimizer)
-    yield
 
 
 @pytest.fixture(scope='session')
