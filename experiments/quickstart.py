@@ -17,7 +17,10 @@ from jaxagent.report import markdown
 from jaxagent.training import metrics
 
 _WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/quickstart', 'Folder for both runs.'
+  'workdir',
+  'runs/quickstart',
+  'Folder for both runs.',
+  allow_override=True,  # other scripts have one too, and tests import several
 )
 _ARG = flags.DEFINE_string('arg', '', "'debug' for a run of seconds.")
 
