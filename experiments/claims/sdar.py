@@ -89,7 +89,7 @@ def arm_config(
 
 def _real(config, data):
   config.env = dict(
-    name='alfworld', source='official', path=data, split='train'
+    name='alfworld', source='folder', path=data, split='train'
   )
   config.agent.max_turns = 20
   config.rollout.cache_lengths = (256, 512, 768, 1024)

@@ -71,7 +71,8 @@ def _world(config):
     size=2000,  # games of a generated split
     seed=0,
     homes='true',
-    receptacles=7,  # places a room has at most
+    receptacles=5,  # places a room has at most
+    things=(1, 3),  # beside those of the goal
   )
   config.agent = dict(
     name='react',
@@ -84,7 +85,9 @@ def _world(config):
 
 
 def _learning(config, debug):
-  config.loss = dict(name='sdar', weight=0.01, beta=5.0, kl_weight=0.01)
+  config.loss = dict(
+    name='sdar', weight=0.01, beta=5.0, kl_weight=0.01, entropy_weight=0.0
+  )
   config.reduce = 'token_mean'
   config.rewards = dict(
     names=('success', 'invalid'),

@@ -353,7 +353,7 @@ def _llama(hidden, layers, heads, kv_heads, intermediate, **kw) -> ModelConfig:
   )
 
 
-_TINY = {'vocab': 512, 'max_positions': 4096, 'init_std': 0.04}
+_TINY = {'vocab': 512, 'max_positions': 4096, 'init_std': 0.08}
 
 PRESETS: dict[str, ModelConfig] = {
   'qwen2.5-0.5b': _qwen2(896, 24, 14, 2, 4864),

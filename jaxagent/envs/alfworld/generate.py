@@ -143,7 +143,7 @@ class Games(Sequence[game_lib.Game]):
     _, appliance = _APPLIANCE.get(task_type, (None, None))
     furniture = _thin(
       rng,
-      _furniture(layout),
+      _furniture(rng, layout),
       self.receptacles,
       {table[target], goal.receptacle, appliance, table.get(goal.lamp)},
     )
@@ -232,9 +232,13 @@ def _goal(
   )
 
 
-def _furniture(layout: Mapping[str, int]) -> tuple[game_lib.Receptacle, ...]:
+def _furniture(
+  rng: np.random.Generator, layout: Mapping[str, int]
+) -> tuple[game_lib.Receptacle, ...]:
+  """The furniture of a layout, listed in an order that has to be read."""
+  order = [list(layout)[i] for i in rng.permutation(len(layout))]
   kinds = [
-    (kind, number) for kind in layout for number in range(1, layout[kind] + 1)
+    (kind, number) for kind in order for number in range(1, layout[kind] + 1)
   ]
   return tuple(
     game_lib.Receptacle(

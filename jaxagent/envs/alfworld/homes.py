@@ -33,8 +33,7 @@ class Room:
   """A kind of room.
 
   `homes` maps a kind of thing to the kind of furniture where it is kept; every
-  layout has that furniture. A layout maps furniture to how many there are, in
-  the order in which it is listed to the player.
+  layout has that furniture. A layout maps furniture to how many there are.
   """
 
   homes: Mapping[str, str]
