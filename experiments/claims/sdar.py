@@ -78,6 +78,8 @@ def arm_config(
   config.model.init = str(model)
   config.tokenizer = 'model'
   config.loss = changes['loss']
+  if arm != 'opsd_code':  # it has no policy gradient to keep awake
+    config.loss.entropy_weight = 0.01
   config.agent.skills.update(changes.get('skills', {}))
   config.train.update(record_every=0, checkpoint_every=20)
   config.eval.splits = ('seen', 'unseen', 'seen+skills')
@@ -88,9 +90,7 @@ def arm_config(
 
 
 def _real(config, data):
-  config.env = dict(
-    name='alfworld', source='folder', path=data, split='train'
-  )
+  config.env = dict(name='alfworld', source='folder', path=data, split='train')
   config.agent.max_turns = 20
   config.rollout.cache_lengths = (256, 512, 768, 1024)
   config.batch.teacher_extra = 96

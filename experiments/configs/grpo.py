@@ -28,7 +28,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = sdar_alfworld.get_config(arg)
   config.name = 'grpo_alfworld'
   config.agent.skills.mode = 'none'
-  config.loss = dict(name='grpo', kl_weight=0.01)
+  config.loss = dict(name='grpo', kl_weight=0.01, entropy_weight=0.01)
   return config
 
 

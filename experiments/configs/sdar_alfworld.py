@@ -86,7 +86,7 @@ def _world(config):
 
 def _learning(config, debug):
   config.loss = dict(
-    name='sdar', weight=0.01, beta=5.0, kl_weight=0.01, entropy_weight=0.0
+    name='sdar', weight=0.01, beta=5.0, kl_weight=0.01, entropy_weight=0.01
   )
   config.reduce = 'token_mean'
   config.rewards = dict(
@@ -100,7 +100,7 @@ def _learning(config, debug):
     teacher_extra=64,  # tokens that the skill block may add
   )
   config.optimizer = dict(
-    learning_rate=3e-4,
+    learning_rate=4e-4,
     warmup_steps=0,
     decay_steps=0,
     b1=0.9,
