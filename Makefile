@@ -4,6 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/quickstart
+WORKERS ?= 2  # processes that run tests
 # One run at a time on a small machine; XLA finds its compiled programs again.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
@@ -21,10 +22,10 @@ quickstart: $(STAMP)  ## Warm start, then SDAR, on generated household games.
 	$(RUN) -m experiments.quickstart --workdir=$(WORKDIR)
 
 test: $(STAMP)  ## The fast tests.
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest -n $(WORKERS) -m 'not slow'
 
 test-slow: $(STAMP)  ## The tests that take minutes.
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n $(WORKERS) -m slow
 
 claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
