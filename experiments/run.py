@@ -1,6 +1,8 @@
 """What every training script does around `training.loop.run`."""
 
+from importlib import metadata
 import json
+import os
 import pathlib
 import platform
 import shlex
@@ -64,15 +66,20 @@ def _remember(config, workdir):
 
 def circumstances() -> dict:
   """Command, commit, versions and hardware: what a result needs beside it."""
-  from importlib import metadata
-
   return {
-    'command': shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+    'command': shlex.join([*_program(), *sys.argv[1:]]),
     'commit': commit(),
     'python': platform.python_version(),
     'versions': {name: metadata.version(name) for name in _PACKAGES},
     'hardware': hardware(),
   }
+
+
+def _program() -> list[str]:
+  spec = sys.modules['__main__'].__spec__
+  if spec is None:
+    return [pathlib.Path(sys.argv[0]).name]
+  return ['python', '-m', spec.name]
 
 
 def commit() -> str:
@@ -97,8 +104,6 @@ def hardware() -> str:
   """Such as '2 CPU cores (x86_64)' or '8 x TPU v5e'."""
   device = jax.devices()[0]
   if device.platform == 'cpu':
-    import os
-
     cores = len(os.sched_getaffinity(0))
     return f'{cores} CPU cores ({platform.machine()})'
   return f'{jax.device_count()} x {device.device_kind}'
