@@ -181,8 +181,12 @@ def _sizes(jaxpr):
   for equation in jaxpr.eqns:
     for value in equation.outvars:
       yield math.prod(value.aval.shape)
-    for inner in jax.core.jaxprs_in_params(equation.params):
-      yield from _sizes(inner)
+    for parameter in jax.tree.leaves(
+      equation.params, is_leaf=lambda x: hasattr(x, 'eqns')
+    ):
+      inner = getattr(parameter, 'jaxpr', parameter)
+      if hasattr(inner, 'eqns'):
+        yield from _sizes(inner)
 
 
 @pytest.mark.parametrize('needs', [frozenset(), logprobs.OUTPUTS])
