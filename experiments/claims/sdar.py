@@ -125,7 +125,7 @@ def run_arm(
       or name.endswith(('/gate', '/gate_open', '/gap', '/k3', 'gradient/norm'))
     },
     'seconds': float(columns['time'][-1] - columns['time'][0]),
-    **run.circumstances(),
+    **json.loads((folder / 'meta.json').read_text()),  # from its start
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(result, indent=1))
