@@ -41,8 +41,12 @@ def _smollm2() -> ml_collections.ConfigDict:
   config.model.dtype = 'float32'
   config.tokenizer = 'model'
   config.env = dict(name='arithmetic', split='train', largest=9, seed=0)
-  config.agent = dict(name='single_turn', skills=dict(mode='none'))
-  config.rollout.update(slots=32, cache_lengths=(64, 96), max_new=12, chunk=32)
+  config.agent = dict(
+    name='single_turn',
+    system='Answer in one short sentence.',
+    skills=dict(mode='none'),
+  )
+  config.rollout.update(slots=32, cache_lengths=(64, 96), max_new=16, chunk=32)
   config.batch.update(tasks=4, group=8)
   config.loss = dict(name='grpo', kl_weight=0.0)
   config.rewards = dict(

@@ -12,6 +12,7 @@ def single_turn(
   task: protocol.Task,
   *,
   skills: skills_lib.Skills | None = None,
+  system: str = '',
   require_stop: bool = True,
 ) -> protocol.Program:
   """Asks what the environment asks and hands it the whole reply.
@@ -20,6 +21,7 @@ def single_turn(
     env: A world that answers a single step.
     task: The episode.
     skills: Unused; questions have none.
+    system: A system message; '' leaves it to the chat template.
     require_stop: Whether a reply that was cut counts as wrong.
 
   Returns:
@@ -27,7 +29,8 @@ def single_turn(
   """
   del skills
   question, info = env.reset(seed=task.seed, options={'game': task.game})
-  reply = yield protocol.Generate(open=[protocol.user(question)])
+  told = [protocol.system(system)] if system else []
+  reply = yield protocol.Generate(open=[*told, protocol.user(question)])
   _, reward, *_ = env.step(reply.text)
   if require_stop and reply.truncated:
     reward = 0.0

@@ -45,3 +45,12 @@ def test_last_integer_counts(text, cut, reward):
   with pytest.raises(StopIteration) as stop:
     program.send(protocol.Completion(text.format(right), truncated=cut))
   assert stop.value.value.rewards == {'success': reward}
+
+
+def test_a_system_message_comes_first():
+  task = protocol.Task(0, 0, 0, 5)
+  program = single_turn.single_turn(
+    arithmetic.ArithmeticEnv(), task, system='Be brief.'
+  )
+  roles = [message['role'] for message in next(program).open]
+  assert roles == ['system', 'user']
