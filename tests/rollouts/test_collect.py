@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import worlds
 
-from jaxagent import tokens
-from jaxagent import types
+from jaxagent import tokens, types
 from jaxagent.agents import protocol
 from jaxagent.models import config as config_lib
-from jaxagent.models import logprobs
+from jaxagent.models import logprobs, sampler
 from jaxagent.models import policy as policy_lib
-from jaxagent.models import sampler
-from jaxagent.rollouts import assemble
-from jaxagent.rollouts import collect
+from jaxagent.rollouts import assemble, collect
 from jaxagent.rollouts import host as host_lib
 
 TOKENIZER = tokens.default()
