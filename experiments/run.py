@@ -43,8 +43,9 @@ def run(
   _announce(config, setup, workdir)
   state = loop.run(setup, workdir, label=label or config.name)
   folder = workdir / 'model'
+  params = loop.local(state.params, setup.mesh)  # every process takes part
   if jax.process_index() == 0:
-    weights.save(folder, setup.passes.policy.config, state.params)
+    weights.save(folder, setup.passes.policy.config, params)
     setup.tokenizer.save(folder)
     report.write(workdir)
   return folder

@@ -156,7 +156,7 @@ class _Step:
     setup, schedule = self.setup, self.setup.schedule
     index = int(state.step)
     clock = _Clock()
-    rows = setup.source.next(_local(state.params, self.mesh), index)
+    rows = setup.source.next(local(state.params, self.mesh), index)
     clock.lap('rollout')
     trajectory = rows.trajectory
     advantages, reward_state, metrics = self.credit(
@@ -250,7 +250,7 @@ def _evaluate(setup, state, workdir, writer):
   due = schedule.evaluate_every and step % schedule.evaluate_every == 0
   if not setup.evaluators or not (due or step in (0, schedule.steps)):
     return
-  params = _local(state.params, setup.mesh or sharding.make_mesh())
+  params = local(state.params, setup.mesh or sharding.make_mesh())
   path = workdir / 'evaluations.json'
   results = json.loads(path.read_text()) if path.exists() else {}
   values = {}
@@ -272,7 +272,7 @@ def _evaluate(setup, state, workdir, writer):
   writer.write(max(step - 1, 0), values)
 
 
-def _local(params, mesh):
+def local(params, mesh):
   """Parameters that this process can roll out with by itself."""
   if jax.process_count() == 1:
     return params
