@@ -1,0 +1,1 @@
+"""Kernels that need nothing but JAX: gated delta rules and sparse attention."""
