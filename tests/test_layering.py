@@ -13,8 +13,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIRST_PARTY = ('jaxagent', 'kernels_pallas', 'experiments')
 
 # module or package -> what else of the project it may import
-WORLD = {'jaxagent.tokens', 'jaxagent.types'}
-STATISTICS = {'jaxagent.masked', 'jaxagent.types'}
+BASIS = {'jaxagent.types', 'jaxagent.registry'}
+WORLD = {'jaxagent.tokens'} | BASIS
+STATISTICS = {'jaxagent.masked'} | BASIS
 PARTS = {
   'jaxagent.models',
   'jaxagent.envs',
@@ -26,6 +27,7 @@ ALLOWED = {
   'kernels_pallas': set(),
   'jaxagent.__init__': set(),
   'jaxagent.types': set(),
+  'jaxagent.registry': set(),
   'jaxagent.masked': {'jaxagent.types'},
   'jaxagent.tokens': {'jaxagent.types'},
   'jaxagent.losses': STATISTICS,

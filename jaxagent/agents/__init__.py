@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 
+from jaxagent import registry
 from jaxagent.agents import protocol, react, single_turn, skill_library
 from jaxagent.agents import skills as skills_lib
 
@@ -58,13 +59,12 @@ def from_config(
   """
   options = dict(config)
   name = options.pop('name', 'react')
-  if name not in PROGRAMS:
-    raise ValueError(f'Agent {name!r}; known are {sorted(PROGRAMS)}.')
+  registry.one_of('agent', name, PROGRAMS)
   section = dict(options.pop('skills', None) or {'mode': 'none'})
   path = section.pop('bank', None)
   bank = skill_library.load(path) if path else skill_library.default()
   _check_options(f'agent {name!r}', options, PROGRAMS[name])
-  _check_options("section 'skills'", section, skills_lib.Skills)
+  _check_options('skills', section, skills_lib.Skills)
   return Agent(
     program=PROGRAMS[name],
     make_env=make_env,
@@ -79,8 +79,5 @@ def _check_options(what: str, options: Mapping[str, Any], function: Callable):
     for parameter in inspect.signature(function).parameters.values()
     if parameter.kind == parameter.KEYWORD_ONLY and parameter.name != 'skills'
   ]
-  unknown = sorted(set(options) - set(known))
-  if unknown:
-    raise ValueError(
-      f'The {what} has no options {unknown}; its options are {known}.'
-    )
+  for option in options:
+    registry.one_of(f'option of {what}', option, known)

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 
+from jaxagent import registry
 from jaxagent.envs import arithmetic, base
 from jaxagent.envs.alfworld import env as alfworld
 
@@ -28,7 +29,7 @@ def from_config(
   Raises:
     ValueError: if the name or an option is unknown.
   """
-  name = base.choice(
+  name = registry.one_of(
     'environment', config.get('name', 'alfworld'), tuple(ENVIRONMENTS)
   )
   return ENVIRONMENTS[name](config)

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from jaxagent import registry
 from jaxagent.envs import base
 
 _INTEGER = re.compile(r'-?\d+')
@@ -107,6 +108,6 @@ def from_config(
   """
   options = {k: v for k, v in config.items() if k != 'name'}
   for name in options:
-    base.choice('option of sums', name, ('split', 'largest', 'seed'))
+    registry.one_of('option of sums', name, ('split', 'largest', 'seed'))
   sums = Sums(**options)
   return sums, functools.partial(ArithmeticEnv, sums)

@@ -6,7 +6,6 @@ downloads, packed files and generated data go through one door.
 """
 
 from collections.abc import Sequence
-import difflib
 import string
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,17 +33,3 @@ def text_space(max_length: int) -> spaces.Text:
   return spaces.Text(
     max_length=max_length, min_length=0, charset=string.printable
   )
-
-
-def choice(what: str, got: str, known: Sequence[str]) -> str:
-  """Returns `got` if it is known.
-
-  Raises:
-    ValueError: otherwise, naming what is known and what may have been meant.
-  """
-  if got in known:
-    return got
-  close = difflib.get_close_matches(str(got), known, n=1)
-  hint = f' Did you mean {close[0]!r}?' if close else ''
-  few = list(known) if len(known) <= 12 else [*known[:3], '…']
-  raise ValueError(f'Unknown {what} {got!r}.{hint} Known: {", ".join(few)}.')

@@ -1,11 +1,9 @@
 """Losses as per-token terms that compose; see `base` and `recipes`."""
 
 from collections.abc import Callable
-import difflib
-import inspect
 from typing import Any
 
-from jaxagent import types
+from jaxagent import registry, types
 from jaxagent.losses import recipes
 
 RECIPES: dict[str, Callable[..., types.LossTerm]] = {
@@ -39,27 +37,4 @@ def from_config(config: Any) -> types.LossTerm:
   Raises:
     ValueError: for an unknown name or argument.
   """
-  arguments = dict(config)
-  name = arguments.pop('name', None)
-  _check('loss', name, RECIPES)
-  accepted = _parameters(RECIPES[name])
-  for argument in arguments:
-    _check(f'argument of loss {name!r}', argument, accepted)
-  return RECIPES[name](**arguments)
-
-
-def _parameters(recipe):
-  parameters = inspect.signature(recipe).parameters.values()
-  names = [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
-  if len(names) < len(parameters):  # **policy
-    names += inspect.signature(recipes.grpo).parameters
-  return names
-
-
-def _check(what, name, known):
-  if name not in known:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    hint = f'Did you mean {close[0]!r}? ' if close else ''
-    raise ValueError(
-      f'Got {name!r}, which is no {what}. {hint}Known: {sorted(known)}.'
-    )
+  return registry.build('loss', RECIPES, config, rest=recipes.grpo)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxagent import agents, envs, losses, rewards, tokens
+from jaxagent import agents, envs, losses, registry, rewards, tokens
 from jaxagent.agents import demonstrations, protocol
 from jaxagent.envs.alfworld import expert
 from jaxagent.losses import base
@@ -24,6 +24,26 @@ from jaxagent.training import update as update_lib
 # Names of streams of random numbers, folded into the seed.
 _ROLLOUT, _EVALUATION, _INIT = range(3)
 
+# The sections that are read here, field by field; the others are arguments of
+# a function, which checks them itself.
+_FIELDS = {
+  'model': ('init', 'dtype', 'overrides'),
+  'rollout': (
+    'slots',
+    'cache_lengths',
+    'max_new',
+    'chunk',
+    'temperature',
+    'top_k',
+    'top_p',
+    'driver',
+    'timeout',
+  ),
+  'rewards': ('names', 'transform', 'advantages'),
+  'batch': ('tasks', 'group', 'teacher_extra'),
+  'eval': ('splits', 'tasks', 'repeats', 'temperature', 'seed'),
+}
+
 
 def from_config(config: Mapping[str, Any]) -> loop.Setup:
   """Everything a run is made of.
@@ -35,6 +55,7 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
   Raises:
     ValueError: naming the field that is wrong and what it may be.
   """
+  _check(config)
   tokenizer = load_tokenizer(config)
   policy, params = load_model(config, tokenizer)
   loss = losses.from_config(config['loss'])
@@ -67,8 +88,20 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
   )
 
 
+def _check(config) -> None:
+  for section, fields in _FIELDS.items():
+    for field in config[section]:
+      registry.one_of(f'field of config.{section}', field, fields)
+    missing = [field for field in fields if field not in config[section]]
+    if missing:
+      raise ValueError(
+        f'config.{section} lacks {missing}; start from the sections of'
+        ' experiments/configs/sdar_alfworld.py.'
+      )
+
+
 def _choice(config, field, known) -> str:
-  return envs.base.choice(f'config.{field}', config[field], tuple(known))
+  return registry.one_of(f'config.{field}', config[field], tuple(known))
 
 
 def load_tokenizer(config: Mapping[str, Any]) -> tokens.Tokenizer:

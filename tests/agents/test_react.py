@@ -234,11 +234,11 @@ def test_from_config():
   plain = agents.from_config({}, House)
   requests, _ = _run(plain(_task()), [])
   assert requests[0].open[-1]['content'].startswith('Goal: ')
-  with pytest.raises(ValueError, match="'reactt'; known are .'react'"):
+  with pytest.raises(ValueError, match="'reactt'. Did you mean 'react'"):
     agents.from_config({'name': 'reactt'}, House)
-  with pytest.raises(ValueError, match=r"no options .'turns'.*'max_turns'"):
+  with pytest.raises(ValueError, match=r"react' 'turns'.*max_turns"):
     agents.from_config({'turns': 3}, House)
-  with pytest.raises(ValueError, match=r"no options .'who'.*'mode'"):
+  with pytest.raises(ValueError, match=r"skills 'who'.*mode"):
     agents.from_config({'skills': {'who': 'all'}}, House)
   with pytest.raises(Exception, match='bandit'):
     agents.from_config({'skills': {'strategy': 'bandit'}}, House)

@@ -19,7 +19,7 @@ import re
 from typing import Any
 import zlib
 
-from jaxagent.envs import base
+from jaxagent import registry
 from jaxagent.envs.alfworld import game as game_lib
 from jaxagent.envs.alfworld import pddl
 
@@ -104,7 +104,7 @@ def load(
     ValueError: if the split or a task type is unknown, or a file is broken.
   """
   for task_type in task_types:
-    base.choice('task type', task_type, game_lib.TASK_TYPES)
+    registry.one_of('task type', task_type, game_lib.TASK_TYPES)
   root = _root(path)
   if root.is_file():
     return packed(root, task_types=task_types)
@@ -120,7 +120,7 @@ def load(
       f' nor <split>.jsonl.xz. {_HOW}'
     )
   if not splits:
-    base.choice(f'split in {root}', split, tuple(packs))
+    registry.one_of(f'split in {root}', split, tuple(packs))
     return packed(packs[split], task_types=task_types)
   files = find(root, split=split, task_types=task_types)
 
@@ -158,7 +158,7 @@ def find(
     raise FileNotFoundError(
       f'{folder} has no official games <split>/<task>/<trial>/{_FILE}. {_HOW}'
     )
-  base.choice(f'split in {folder}', split, splits)
+  registry.one_of(f'split in {folder}', split, splits)
   paths = tuple(
     file
     for file in sorted((folder / split).glob(f'*/*/{_FILE}'))

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 from gymnasium import error
 
+from jaxagent import registry
 from jaxagent.envs import base
 from jaxagent.envs.alfworld import data, engine, generate, text, world
 
@@ -107,7 +108,7 @@ class ALFWorldEnv(gymnasium.Env[str, str]):
     names = getattr(self.games, 'names', None)
     if names is None:
       names = [game.id for game in self.games]
-    return names.index(base.choice('game', wanted, names))
+    return names.index(registry.one_of('game', wanted, names))
 
   def _info(self) -> dict[str, Any]:
     game = self._world.game
@@ -159,9 +160,9 @@ def open_games(
     ValueError: if the source, the split or an option is unknown.
     FileNotFoundError: if there are no games on disk.
   """
-  base.choice('source of games', source, tuple(_OPTIONS))
+  registry.one_of('source of games', source, tuple(_OPTIONS))
   for name in options:
-    base.choice(f'option of {source} games', name, _OPTIONS[source])
+    registry.one_of(f'option of {source} games', name, _OPTIONS[source])
   if source == 'engine':
     return data.find(path or None, split=split, **options)
   if source != 'generated':
@@ -212,11 +213,11 @@ def from_config(
   """
   options = dict(config)
   source = options.get('source', 'generated')
-  base.choice('source of games', source, tuple(_OPTIONS))
+  registry.one_of('source of games', source, tuple(_OPTIONS))
   common = ('name', 'source', 'split', 'path', 'max_steps')
   known = sorted({*common, *_ENGINE_OPTIONS}.union(*_OPTIONS.values()))
   for name in options:
-    base.choice('option of ALFWorld', name, known)
+    registry.one_of('option of ALFWorld', name, known)
   kept = ('split', *_OPTIONS[source])
   if source != 'generated':
     kept += ('path',)
