@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from jaxagent.report import curves
+from jaxagent.report import curves, markdown
 from jaxagent.training import metrics
 
 
@@ -113,7 +113,7 @@ def _success(of_arm, splits, baseline, results):
       shown = '–' if arm == baseline or difference is None else None
       row.append(shown or _signed(difference))
     rows.append(row)
-  return _table(head, rows)
+  return markdown.table(head, rows)
 
 
 def _mechanism(of_arm, split):
@@ -139,7 +139,7 @@ def _mechanism(of_arm, split):
         f'{np.mean([r["seconds"] for r in runs]) / 60:.1f}',
       ]
     )
-  return _table(head, rows)
+  return markdown.table(head, rows)
 
 
 def _ends(runs, ending):
@@ -169,7 +169,9 @@ def _where(results):
       for r in results
     }
   )
-  return _table(['commit', 'hardware', 'Python', 'jax', 'command'], rows)
+  return markdown.table(
+    ['commit', 'hardware', 'Python', 'jax', 'command'], rows
+  )
 
 
 def _interval(values):
@@ -197,8 +199,3 @@ def _percent(value):
 
 def _mean(values):
   return _percent(float(np.mean(values)))
-
-
-def _table(head, rows):
-  lines = [head, ['---'] * len(head), *rows]
-  return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in lines)

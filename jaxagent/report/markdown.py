@@ -70,10 +70,10 @@ def render(
     ),
     ('Distillation gate', _GATE, 'Means over sampled tokens.'),
   ):
-    if table := _phases(columns, patterns):
-      parts += [f'## {title}', note, table]
-  if table := _timings(columns):
-    parts += ['## Time', table]
+    if rows := _phases(columns, patterns):
+      parts += [f'## {title}', note, rows]
+  if rows := _timings(columns):
+    parts += ['## Time', rows]
   if rows:
     parts += ['## Example episodes', _examples(rows)]
   if 'trajectories.html' in files:
@@ -123,11 +123,11 @@ def _run(
   command = meta.get('command', '')
   if not isinstance(command, str):
     command = ' '.join(map(str, command))
-  table = _table(
+  rows = table(
     ['', ''], [[name, _flat(value)] for name, value in facts.items()]
   )
   code = f'```sh\n{command}\n```' if command else ''
-  return '\n\n'.join(part for part in (code, table if facts else '') if part)
+  return '\n\n'.join(part for part in (code, rows if facts else '') if part)
 
 
 def _results(
@@ -147,7 +147,7 @@ def _results(
   parts = [
     'Share of episodes that succeed, with 95 % intervals and the number of'
     ' episodes.' + (' Change in points.' if change else ''),
-    _table(head, body),
+    table(head, body),
   ]
   for split in splits:
     types = {
@@ -159,7 +159,7 @@ def _results(
         [name, *(_result(types[arm].get(name)) for arm in arms)]
         for name in names
       ]
-      parts += [f'By task type, {split}:', _table(['task type', *arms], body)]
+      parts += [f'By task type, {split}:', table(['task type', *arms], body)]
   return '\n\n'.join(parts)
 
 
@@ -202,7 +202,7 @@ def _phases(
     means = (values[:tenth].mean(), values.mean(), values[-tenth:].mean())
     body.append([label, *(f'{mean:.3f}' for mean in means)])
   head = ['', 'first tenth', 'whole run', 'last tenth']
-  return _table(head, body) if body else ''
+  return table(head, body) if body else ''
 
 
 def _timings(columns: Mapping[str, np.ndarray]) -> str:
@@ -222,7 +222,7 @@ def _timings(columns: Mapping[str, np.ndarray]) -> str:
     for phase, values in sorted(spent.items(), key=lambda kv: -kv[1].sum())
   ]
   head = ['phase', 'median seconds a step', 'seconds', 'share']
-  return _table(head, body) if body else ''
+  return table(head, body) if body else ''
 
 
 def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -273,7 +273,8 @@ def _cell(value: Any) -> str:
   return text
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  """A Markdown table; what could end a cell is escaped."""
   rule = ['---'] + ['---:' if len(head) > 2 else '---'] * (len(head) - 1)
   lines = [
     [_cell(cell) for cell in head],
