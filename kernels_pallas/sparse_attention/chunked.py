@@ -1,0 +1,335 @@
+"""Block-sparse attention in plain XLA; its time follows the budget.
+
+Queries are gathered by the block that they chose, so that every piece of work
+is a dense product of `ROWS` queries with one block of keys:
+
+    pairs     all (query, chosen block), in order of block, each block padded to
+              whole tiles of `ROWS` pairs
+    forward   a loop over the tiles in use: softmax parts of each pair
+    merge     a loop over the places of a budget: each query adds up its parts
+    backward  the same tiles again, by the log-sum-exp that the forward saved
+
+Both loops end at a number that is known at run time only, so that one program
+serves all budgets. A chosen block is complete and wholly in the past: tiles
+need no mask. The query's own block is a dense product in a band beside them.
+
+One group of heads (those that share a key head) of one row is done at a time.
+Working memory: `max_budget * V` numbers a query, for one group.
+
+Letters: `M` queries of a group (heads x tokens), `T` its keys, `N` blocks, `P`
+places for pairs, `J` places of a budget.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+import numpy as np
+
+from kernels_pallas.sparse_attention import routing
+
+Array = routing.Array
+ROWS = 64
+EMPTY = -1e30  # the largest logit of no key
+
+
+class Pairs(NamedTuple):
+  """The (query, chosen block) pairs of a group.
+
+  Attributes:
+    query: query of each pair, M where the place is empty.
+    block: where the keys of each tile of pairs begin.
+    tiles: tiles in use.
+    places: where the pairs of each query are, P where it has no more.
+    most: pairs of the query that has most.
+  """
+
+  query: Int[Array, 'P']
+  block: Int[Array, 'tiles']
+  tiles: Int[Array, '']
+  places: Int[Array, 'J M']
+  most: Int[Array, '']
+
+
+def attend(
+  q: Float[Array, 'B T H K'],
+  k: Float[Array, 'B T G K'],
+  v: Float[Array, 'B T G V'],
+  budget: Int[Array, 'B'],
+  segment_ids: Int[Array, 'B T'] | None,
+  *,
+  block_size: int,
+  max_budget: int,
+  per: str,
+  scale: float,
+) -> Float[Array, 'B T H V']:
+  """The op on whole rows of a multiple of `block_size` tokens."""
+  b, t, h, _ = q.shape
+  g = k.shape[2]
+  blocks = routing.locate(segment_ids, length=t, block_size=block_size)
+  packed = None if segment_ids is None else blocks.start
+  means = routing.mean_keys(k, packed, block_size=block_size)
+  chooser = q if per == 'query' else routing.tile_queries(q, blocks.first)
+  dtype = functools.reduce(
+    jnp.promote_types, (k.dtype, v.dtype, jnp.float32), q.dtype
+  )
+
+  def fold(x):  # [B T G*R K] -> [B*G R*T K]
+    x = x.reshape(b, x.shape[1], g, -1, x.shape[3]).transpose(0, 2, 3, 1, 4)
+    return x.reshape(b * g, -1, x.shape[-1])
+
+  operands = [fold(x).astype(dtype) for x in (q, k, v)]
+  plan = (fold(lax.stop_gradient(chooser)), fold(means))
+  each = jax.tree.map(
+    lambda x: jnp.repeat(jnp.broadcast_to(x, (b, *x.shape[1:])), g, axis=0),
+    blocks,
+  )
+  static = Static(block_size, max_budget, scale, packed is not None)
+  out = _attend(static, *operands, *plan, each, jnp.repeat(budget, g))
+  out = out.reshape(b, g, h // g, t, -1).transpose(0, 3, 1, 2, 4)
+  return out.reshape(b, t, h, -1).astype(v.dtype)
+
+
+class Static(NamedTuple):
+  """What a program is compiled for."""
+
+  block_size: int
+  max_budget: int
+  scale: float
+  packed: bool
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(static, q, k, v, chooser, means, blocks, budget):
+  return _forward(static, q, k, v, chooser, means, blocks, budget)[0]
+
+
+def _forward(static, q, k, v, chooser, means, blocks, budget):
+  def group(args):
+    q, k, v, chooser, means, blocks, budget = args
+    pairs = _pairs(static, chooser, means, blocks, budget, k.shape[0])
+    out, lse = _group_forward(static, q, k, v, blocks, pairs)
+    return out, lse, pairs
+
+  out, lse, pairs = lax.map(group, (q, k, v, chooser, means, blocks, budget))
+  return out, (q, k, v, out, lse, blocks, pairs, chooser, means)
+
+
+def _backward(static, residuals, d_out):
+  *operands, chooser, means = residuals
+  dq, dk, dv = lax.map(
+    lambda args: _group_backward(static, *args), (*operands, d_out)
+  )
+  return dq, dk, dv, jnp.zeros_like(chooser), jnp.zeros_like(means), None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _capacity(static: Static, length: int, repeats: int) -> int:
+  """Most pairs that a group can have."""
+  before = np.arange(length) // static.block_size
+  return repeats * int(np.minimum(before, static.max_budget - 1).sum())
+
+
+def _pairs(static, chooser, means, blocks, budget, length) -> Pairs:
+  """Chooses, and lists the chosen pairs by block and by query."""
+  m, n = chooser.shape[0], means.shape[0]
+  repeats = m // length
+  found = routing.scores(chooser[None, :, None], means[None, :, None])[0, 0]
+  allowed = routing.past(
+    blocks.document,
+    blocks.first,
+    jnp.broadcast_to(blocks.start, (length, n)),
+  )
+  allowed = jnp.tile(allowed, (repeats, 1))
+  chosen = routing.best(found, allowed, jnp.broadcast_to(budget - 1, (m,)))
+  count = chosen.sum(0, dtype=jnp.int32)
+  tiles = -(-count // ROWS)
+  ends = jnp.cumsum(tiles)
+  capacity = _capacity(static, length, repeats)
+  total = -(-capacity // ROWS) + min(n, capacity)
+  size = max(total, 1) * ROWS
+  # Ranks of the pairs of a block, and of the pairs of a query.
+  in_block = jnp.cumsum(chosen, axis=0, dtype=jnp.int32) - 1
+  in_query = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
+  place = jnp.where(chosen, ((ends - tiles) * ROWS)[None] + in_block, size)
+  number = lax.broadcasted_iota(jnp.int32, (m, n), 0)
+  query = jnp.full(size, m, jnp.int32).at[place].set(number, mode='drop')
+  places = jnp.full((max(static.max_budget - 1, 1), m), size, jnp.int32)
+  row = jnp.where(chosen, in_query, places.shape[0])
+  places = places.at[row, number].set(place, mode='drop')
+  used = jnp.arange(size // ROWS, dtype=jnp.int32)
+  owner = jnp.searchsorted(ends, used, side='right').astype(jnp.int32)
+  block = blocks.start[jnp.minimum(owner, n - 1)]
+  most = chosen.sum(1, dtype=jnp.int32).max()
+  return Pairs(query, block, ends[-1], places, most)
+
+
+def _tile(static, i, pairs, k, v):
+  """Queries, keys and values of tile i."""
+  rows = lax.dynamic_slice(pairs.query, (i * ROWS,), (ROWS,))
+  start = pairs.block[i]
+  keys = lax.dynamic_slice_in_dim(k, start, static.block_size)
+  values = lax.dynamic_slice_in_dim(v, start, static.block_size)
+  return rows, start, keys, values
+
+
+def _group_forward(static, q, k, v, blocks, pairs):
+  """Output and log-sum-exp of each query of a group."""
+  out, top, total = _local_forward(static, q, k, v, blocks)
+  size, width = pairs.query.shape[0], v.shape[1]
+
+  def tile(i, parts):
+    rows, _, keys, values = _tile(static, i, pairs, k, v)
+    logits = static.scale * (q.at[rows].get(mode='clip') @ keys.T)
+    top = logits.max(1)
+    weights = jnp.exp(logits - top[:, None])
+    new = (weights @ values, top, weights.sum(1))
+    return jax.tree.map(
+      lambda x, y: lax.dynamic_update_slice_in_dim(x, y, i * ROWS, 0),
+      parts,
+      new,
+    )
+
+  parts = (
+    lax.empty((size, width), q.dtype),
+    lax.empty((size,), q.dtype),
+    lax.empty((size,), q.dtype),
+  )
+  parts = lax.fori_loop(0, pairs.tiles, tile, parts)
+
+  def merge(j, carry):
+    out, top, total = carry
+    place = pairs.places[j]
+    here = place < size
+    part, its_top, its_total = (x.at[place].get(mode='clip') for x in parts)
+    higher = jnp.maximum(top, jnp.where(here, its_top, EMPTY))
+    keep = jnp.exp(top - higher)
+    add = jnp.where(here, jnp.exp(its_top - higher), 0)
+    part = jnp.where(here[:, None], part, 0)
+    out = out * keep[:, None] + part * add[:, None]
+    return out, higher, total * keep + jnp.where(here, its_total, 0) * add
+
+  out, top, total = lax.fori_loop(0, pairs.most, merge, (out, top, total))
+  return out / total[:, None], top + jnp.log(total)
+
+
+def _group_backward(static, q, k, v, out, lse, blocks, pairs, d_out):
+  """Gradients of the three operands of a group."""
+  delta = (out * d_out).sum(1)
+  dq, dk, dv = _local_backward(static, q, k, v, lse, delta, d_out, blocks)
+  size, m = pairs.query.shape[0], q.shape[0]
+
+  def tile(i, carry):
+    dk, dv, parts = carry
+    rows, start, keys, values = _tile(static, i, pairs, k, v)
+    queries, its_lse, its_delta, its_d = (
+      x.at[rows].get(mode='clip') for x in (q, lse, delta, d_out)
+    )
+    logits = static.scale * (queries @ keys.T)
+    weights = jnp.exp(logits - its_lse[:, None])
+    weights = jnp.where((rows < m)[:, None], weights, 0)
+    slopes = weights * (its_d @ values.T - its_delta[:, None]) * static.scale
+    dk = _add_at(dk, slopes.T @ queries, start)
+    dv = _add_at(dv, weights.T @ its_d, start)
+    return (
+      dk,
+      dv,
+      lax.dynamic_update_slice_in_dim(parts, slopes @ keys, i * ROWS, 0),
+    )
+
+  parts = lax.empty((size, q.shape[1]), q.dtype)
+  dk, dv, parts = lax.fori_loop(0, pairs.tiles, tile, (dk, dv, parts))
+
+  def merge(j, dq):
+    place = pairs.places[j]
+    part = parts.at[place].get(mode='clip')
+    return dq + jnp.where((place < size)[:, None], part, 0)
+
+  return lax.fori_loop(0, pairs.most, merge, dq), dk, dv
+
+
+def _add_at(x, y, start):
+  old = lax.dynamic_slice_in_dim(x, start, y.shape[0])
+  return lax.dynamic_update_slice_in_dim(x, old + y, start, 0)
+
+
+def _band(static, x):
+  """Keys that may be in the own block of row range n: [N, W, K].
+
+  That range, and the one before it where blocks are not aligned to ranges.
+  """
+  x = x.reshape(-1, static.block_size, *x.shape[1:])
+  if not static.packed:
+    return x
+  before = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+  return jnp.concatenate([before, x], axis=1)
+
+
+def _band_mask(static, blocks):
+  """[N, 1, S, W]: keys of the query's own block, up to the query."""
+  at = jnp.arange(blocks.first.shape[0], dtype=jnp.int32)
+  key_at = _band(static, at)[:, None, None]
+  key_first = _band(static, blocks.first)[:, None, None]
+  own = at.reshape(-1, 1, static.block_size, 1)
+  first = blocks.first.reshape(own.shape)
+  mask = (key_first == first) & (key_at <= own)
+  if static.packed:  # range 0 has none before it
+    real = lax.broadcasted_iota(jnp.int32, mask.shape, 3) >= static.block_size
+    later = lax.broadcasted_iota(jnp.int32, mask.shape, 0) > 0
+    mask = mask & (real | later)
+  return mask
+
+
+def _ranges(static, x, length):
+  """[M, K] -> [N, R, S, K]: queries by row range."""
+  n = length // static.block_size
+  x = x.reshape(-1, n, static.block_size, *x.shape[1:])
+  return jnp.swapaxes(x, 0, 1)
+
+
+def _rows(x):
+  """[N, R, S, K] -> [M, K]."""
+  x = jnp.swapaxes(x, 0, 1)
+  return x.reshape(-1, *x.shape[3:])
+
+
+def _local_forward(static, q, k, v, blocks):
+  """Softmax parts of each query's own block."""
+  queries = _ranges(static, q, k.shape[0])
+  keys, values = _band(static, k), _band(static, v)
+  logits = static.scale * jnp.einsum('nrsk,nwk->nrsw', queries, keys)
+  logits = jnp.where(_band_mask(static, blocks), logits, EMPTY)
+  top = logits.max(3)
+  weights = jnp.exp(logits - top[..., None])
+  out = jnp.einsum('nrsw,nwv->nrsv', weights, values)
+  return _rows(out), _rows(top), _rows(weights.sum(3))
+
+
+def _local_backward(static, q, k, v, lse, delta, d_out, blocks):
+  """What the own blocks add to the gradients."""
+  queries, lse, delta, d_out = (
+    _ranges(static, x, k.shape[0]) for x in (q, lse, delta, d_out)
+  )
+  keys, values = _band(static, k), _band(static, v)
+  logits = static.scale * jnp.einsum('nrsk,nwk->nrsw', queries, keys)
+  logits = jnp.where(_band_mask(static, blocks), logits, EMPTY)
+  weights = jnp.exp(logits - lse[..., None])
+  slopes = jnp.einsum('nrsv,nwv->nrsw', d_out, values) - delta[..., None]
+  slopes = weights * slopes * static.scale
+  dq = jnp.einsum('nrsw,nwk->nrsk', slopes, keys)
+  dk = jnp.einsum('nrsw,nrsk->nwk', slopes, queries)
+  dv = jnp.einsum('nrsw,nrsv->nwv', weights, d_out)
+  return _rows(dq), _unband(static, dk), _unband(static, dv)
+
+
+def _unband(static, x):
+  """Transpose of `_band`."""
+  if static.packed:
+    before, own = jnp.split(x, 2, axis=1)
+    x = own + jnp.concatenate([before[1:], jnp.zeros_like(own[:1])])
+  return x.reshape(-1, x.shape[2])
