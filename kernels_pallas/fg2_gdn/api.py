@@ -45,7 +45,7 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from kernels_pallas import dispatch
-from kernels_pallas.fg2_gdn import reference, specs
+from kernels_pallas.fg2_gdn import chunked, reference, specs
 
 Array = jax.Array | np.ndarray
 Outputs = tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]
@@ -365,7 +365,7 @@ def _late(module: str, name: str, **keywords):
 
 IMPLEMENTATIONS = {
   'recurrent': reference.gated_delta_recurrent,
-  'chunk': _late('chunked', 'gated_delta_chunked'),
+  'chunk': functools.partial(_clamped, chunked.gated_delta_chunked),
   'pallas': _late('pallas', 'gated_delta_pallas'),
   'pallas_interpret': _late('pallas', 'gated_delta_pallas', interpret=True),
   'pallas_gpu': _late('pallas_gpu', 'gated_delta_pallas_gpu'),
