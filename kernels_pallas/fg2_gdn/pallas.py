@@ -66,12 +66,8 @@ def gated_delta_pallas(
       f'Got {length} tokens; wanted a multiple of chunk_size={chunk_size}. Pad'
       ' with steps of c = u = g = 0.'
     )
-  dtype = jnp.promote_types(
-    functools.reduce(
-      jnp.promote_types, [x.dtype for x in (q, a, c, u) if x is not None]
-    ),
-    jnp.bfloat16,
-  )
+  half = all(x is None or x.dtype == jnp.bfloat16 for x in (q, a, c, u))
+  dtype = jnp.bfloat16 if half else jnp.float32
 
   def flat(x, dtype=dtype):
     x = _widen(jnp.asarray(x, dtype))
