@@ -70,10 +70,10 @@ def render(
     ),
     ('Distillation gate', _GATE, 'Means over sampled tokens.'),
   ):
-    if rows := _phases(columns, patterns):
-      parts += [f'## {title}', note, rows]
-  if rows := _timings(columns):
-    parts += ['## Time', rows]
+    if phases := _phases(columns, patterns):
+      parts += [f'## {title}', note, phases]
+  if timings := _timings(columns):
+    parts += ['## Time', timings]
   if rows:
     parts += ['## Example episodes', _examples(rows)]
   if 'trajectories.html' in files:
