@@ -3,12 +3,15 @@
   python -m experiments.bench envs
   python -m experiments.bench envs --games=DIR --split=valid_seen \
     --engine-python=PYTHON --out=envs.json
+  python -m experiments.bench kernels --peers=scan --lengths=1024,4096
 
 `envs` plays ALFWorld games, each to the end of its walkthrough and on with
 random admissible commands. With an interpreter that has the original engine
 (`pip install 'jaxagent[alfworld]'`, possibly in an environment of its own) it
 plays the same games and commands there too, taking turns game by game, so that
 whatever else the machine does slows both.
+
+`kernels` times the gated delta rules on one core; see `bench_kernels`.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import random
 import time
 from typing import Any
 
+from experiments import bench_kernels, bench_tables
 from jaxagent.envs.alfworld import data, engine, world
 from jaxagent.envs.alfworld import env as env_lib
 from jaxagent.envs.alfworld import game as game_lib
@@ -139,8 +143,23 @@ def machine() -> dict[str, Any]:
   }
 
 
+def _json(result: dict[str, Any]) -> str:
+  return json.dumps(result, indent=2)
+
+
+def _tables(result: dict[str, Any]) -> str:
+  return bench_tables.tables(result['rows'])
+
+
+# name -> (adds options, measures, writes its own file, shows the result)
 COMMANDS = {
-  'envs': (add_env_arguments, envs),
+  'envs': (add_env_arguments, envs, False, _json),
+  'kernels': (
+    bench_kernels.add_arguments,
+    bench_kernels.kernels,
+    True,
+    _tables,
+  ),
 }
 
 
@@ -150,17 +169,16 @@ def main(arguments: Sequence[str] | None = None):
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  for name, (add_arguments, function) in COMMANDS.items():
+  for name, (add_arguments, function, *_) in COMMANDS.items():
     command = commands.add_parser(name, help=function.__doc__.splitlines()[0])
     add_arguments(command)
     command.add_argument('--out', type=pathlib.Path, help='JSON file to write')
   options = parser.parse_args(arguments)
-  _, function = COMMANDS[options.command]
+  _, function, writes, show = COMMANDS[options.command]
   result = {'machine': machine(), **function(options)}
-  text = json.dumps(result, indent=2)
-  print(text)
-  if options.out:
-    options.out.write_text(text + '\n')
+  print(show(result))
+  if options.out and not writes:
+    options.out.write_text(json.dumps(result, indent=2) + '\n')
 
 
 if __name__ == '__main__':
