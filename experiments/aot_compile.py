@@ -96,19 +96,19 @@ class Step:
   unembedding: jax.ShapeDtypeStruct
   budget: int
 
-  def trace(self, program: str):
-    """The traced 'fixed' or 'update'."""
+  def inputs(self, program: str) -> tuple:
+    """Shapes of the arrays that 'fixed' or 'update' reads."""
     if program == 'fixed':
-      fixed = jax.jit(
-        type(self.passes).fixed.__wrapped__, static_argnums=(0, 4)
-      )
-      return fixed.trace(
-        self.passes, self.params, self.params, self.batch, self.budget
-      )
+      return self.params, self.params, self.batch
+    return self.state, self.batch, self.fixed, self.unembedding
+
+  def trace(self, program: str):
+    """The traced program."""
+    arrays = self.inputs(program)
+    if program == 'fixed':
+      return update_lib.Passes.fixed.trace(self.passes, *arrays, self.budget)
     update = update_lib.make_update(self.passes, self.optimizer, self.reduce)
-    return update.trace(
-      self.state, self.batch, self.fixed, self.unembedding, self.budget
-    )
+    return update.trace(*arrays, self.budget)
 
   def resident(self, program: str, *, copies: int) -> int:
     """Bytes a device holds beside the program's own arguments.
@@ -397,6 +397,7 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
     'flops': flops(traced.jaxpr),
     'tokens': math.prod(step.batch.tokens.shape),
     'state': size(step.state),
+    'inputs': size(step.inputs(program)),
     'resident': step.resident(program, copies=copies),
   }
   try:

@@ -207,9 +207,7 @@ def judge(result: Mapping[str, Any], topology: str) -> dict[str, Any]:
     return {**result, 'fits': False}
   room = HBM[topology.partition(':')[0]] * 2**30
   if 'refused' in result:
-    used = re.search(r'Used ([\d.]+)([KMGT]) of', result['refused'])
-    scale = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-    own = float(used.group(1)) * scale[used.group(2)] if used else math.nan
+    own = _asked(result['refused'], result['inputs'])
   else:
     # Both of the compiler's numbers err, each in its direction.
     parts = result['arguments'] + result['outputs'] - result['aliased']
@@ -217,6 +215,18 @@ def judge(result: Mapping[str, Any], topology: str) -> dict[str, Any]:
   need = own + result['resident']
   fits = 'refused' not in result and need <= room * (1 - aot_report.HEADROOM)
   return {**result, 'need': need, 'room': room, 'fits': fits}
+
+
+def _asked(words: str, inputs: float) -> float:
+  """Bytes that a refused program asked for, by the compiler's words."""
+  for pattern, more in (
+    (r'Used ([\d.]+)([KMGT]) of', 0),
+    (r'temporaries \(([\d.]+)([KMGT])\) exceeds', inputs),
+  ):
+    if match := re.search(pattern, words):
+      scale = 1024 ** (1 + 'KMGT'.index(match.group(2)))
+      return float(match.group(1)) * scale + more
+  return math.nan
 
 
 def plan(
