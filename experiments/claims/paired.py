@@ -1,12 +1,32 @@
 """Arms that share seeds: a table, a figure, paired differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from jaxagent.report import curves, markdown
 from jaxagent.training import metrics
+
+
+class Claim(NamedTuple):
+  """What a paper leads one to expect of two arms.
+
+  Attributes:
+    text: the claim.
+    arm: should do better, or equally well.
+    other: than this.
+    expected: 'better' or 'equal'.
+    of: 'success' without skills, or what it loses when skills are taken
+      away, 'loss', where less is better.
+  """
+
+  text: str
+  arm: str
+  other: str
+  expected: Literal['better', 'equal'] = 'better'
+  of: Literal['success', 'loss'] = 'success'
 
 
 def final(result: Mapping, split: str, when: str = 'after') -> float:
@@ -15,15 +35,22 @@ def final(result: Mapping, split: str, when: str = 'after') -> float:
 
 
 def paired_difference(
-  results: Sequence[Mapping], arm: str, baseline: str, split: str
+  results: Sequence[Mapping],
+  arm: str,
+  baseline: str,
+  split: str,
+  value: Callable[[Mapping, str], float] = final,
 ) -> metrics.Interval | None:
   """Mean over seeds of arm minus baseline, with its t-interval.
+
+  Args:
+    value: of one result on a split; success after training by default.
 
   Returns:
     None where no seed has both.
   """
   by_seed = {
-    name: {r['seed']: final(r, split) for r in results if r['arm'] == name}
+    name: {r['seed']: value(r, split) for r in results if r['arm'] == name}
     for name in (arm, baseline)
   }
   seeds = sorted(by_seed[arm].keys() & by_seed[baseline].keys())
@@ -43,6 +70,7 @@ def report(
   arms: Sequence[str],
   gate: float,
   figure: pathlib.Path,
+  claims: Sequence[Claim] = (),
 ) -> str:
   """Markdown of everything that the result files say; draws the figure.
 
@@ -54,6 +82,7 @@ def report(
     arms: in the order to show; those without a result are left out.
     gate: least worth of the skills before RL.
     figure: PNG to write.
+    claims: judged on the first split, each by its paired difference.
   """
   arms = [a for a in arms if any(r['arm'] == a for r in results)]
   of_arm = {a: [r for r in results if r['arm'] == a] for a in arms}
@@ -74,6 +103,7 @@ def report(
     f'![Success of each arm]({figure.name})',
     '## Success after training, evaluated without skills',
     _success(of_arm, splits, baseline, results),
+    *_verdicts(claims, results, first),
     '## With skills in the prompt, and what training did',
     _mechanism(of_arm, first),
     '## Where it was run',
@@ -114,6 +144,38 @@ def _success(of_arm, splits, baseline, results):
       row.append(shown or _signed(difference))
     rows.append(row)
   return markdown.table(head, rows)
+
+
+def _verdicts(claims, results, split):
+  """A section, or nothing where no claim has results."""
+  rows = []
+  for claim in claims:
+    value = _lost if claim.of == 'loss' else final
+    got = paired_difference(results, claim.arm, claim.other, split, value)
+    if got is not None:
+      rows.append([claim.text, _signed(got), _verdict(claim, got)])
+  if not rows:
+    return []
+  head = ['claim', f'difference, {split} [95 % t]', 'here']
+  return ['## The claims, one by one', markdown.table(head, rows)]
+
+
+def _verdict(claim, got):
+  if got.n < 2:
+    return 'one seed: open'
+  if got.low <= 0 <= got.high:
+    return 'not told apart' + (
+      ', as expected' if claim.expected == 'equal' else ''
+    )
+  if claim.expected == 'equal':
+    return 'contradicted'
+  better = got.mean < 0 if claim.of == 'loss' else got.mean > 0
+  return 'shown' if better else 'contradicted'
+
+
+def _lost(result, split):
+  """What taking the skills away costs after training."""
+  return final(result, f'{split}+skills') - final(result, split)
 
 
 def _mechanism(of_arm, split):

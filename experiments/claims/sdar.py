@@ -52,6 +52,22 @@ ARMS_OF = {
   'generated': tuple(ARMS),
   'real': ('grpo', 'grpo_opsd_code', 'sdar'),
 }
+CLAIMS = (
+  paired.Claim('(a) SDAR is better than GRPO', 'sdar', 'grpo'),
+  paired.Claim('(b) GRPO is better than OPSD alone', 'grpo', 'opsd_code'),
+  paired.Claim(
+    '(c) SDAR loses less than Skill-GRPO without skills',
+    'sdar',
+    'skill_grpo',
+    of='loss',
+  ),
+  paired.Claim('(d) ten times the weight hurts', 'sdar', 'sdar_weight_0.1'),
+  paired.Claim(
+    '(e) GRPO+OPSD as released is GRPO', 'grpo_opsd_code', 'grpo', 'equal'
+  ),
+  paired.Claim('(f) skills by keyword beat random ones', 'sdar', 'sdar_random'),
+  paired.Claim('(f) random skills beat none (GRPO)', 'sdar_random', 'grpo'),
+)
 GATE_TO_START = 0.15  # skills must be worth this much before any RL
 
 
@@ -155,6 +171,7 @@ def summarize(setting: str) -> str:
     baseline='grpo',
     arms=ARMS_OF[setting],
     gate=GATE_TO_START,
+    claims=CLAIMS,
     figure=RESULTS.parent / f'sdar_{setting}.png',
   )
   (RESULTS.parent / f'sdar_{setting}.md').write_text(text)

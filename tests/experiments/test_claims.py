@@ -103,3 +103,48 @@ def test_finished_results_are_not_run_again(tmp_path, monkeypatch):
   path.write_text(json.dumps(RESULTS[0]))
   monkeypatch.setattr(sdar.run, 'run', lambda *a: pytest.fail('was run'))
   assert sdar.run_arm('generated', '', 'grpo', 0, tmp_path / 'w') == path
+
+
+@pytest.mark.parametrize(
+  'claim, verdict',
+  [
+    (paired.Claim('x', 'sdar', 'grpo'), 'shown'),
+    (paired.Claim('x', 'grpo', 'sdar'), 'contradicted'),
+    (paired.Claim('x', 'sdar', 'grpo', 'equal'), 'contradicted'),
+    (paired.Claim('x', 'noisy', 'grpo'), 'not told apart'),
+    (
+      paired.Claim('x', 'noisy', 'grpo', 'equal'),
+      'not told apart, as expected',
+    ),
+    (paired.Claim('x', 'sdar', 'grpo', of='loss'), 'shown'),
+    (paired.Claim('x', 'once', 'grpo'), 'one seed: open'),
+  ],
+)
+def test_verdicts_follow_the_interval(claim, verdict, tmp_path):
+  noisy = [result('noisy', 0, 0.9), result('noisy', 1, 0.2)]
+  text = paired.report(
+    [*RESULTS, *noisy, result('once', 1, 0.7)],
+    title='t',
+    splits=['seen'],
+    baseline='grpo',
+    arms=['grpo', 'sdar'],
+    gate=0.15,
+    figure=tmp_path / 'f.png',
+    claims=[claim],
+  )
+  (line,) = [line for line in text.splitlines() if line.startswith('| x |')]
+  assert line.endswith(f'| {verdict} |')
+
+
+def test_claims_without_results_are_left_out(tmp_path):
+  text = paired.report(
+    RESULTS,
+    title='t',
+    splits=['seen'],
+    baseline='grpo',
+    arms=['grpo'],
+    gate=0.15,
+    figure=tmp_path / 'f.png',
+    claims=[paired.Claim('x', 'absent', 'grpo')],
+  )
+  assert 'one by one' not in text
