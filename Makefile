@@ -32,7 +32,8 @@ claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
 
 bench: $(STAMP)  ## Speed ratios: environments and kernels.
-	$(RUN) -m experiments.bench
+	$(RUN) -m experiments.bench envs
+	$(RUN) -m experiments.bench kernels
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

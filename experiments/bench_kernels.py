@@ -89,6 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     '--scaling-repeats', type=int, default=31, help='of FG2-GDN+ over KDA'
   )
   parser.add_argument('--core', type=int, help='default: the last one')
+  parser.add_argument(
+    '--retry', action='store_true', help='measure rows again that had failures'
+  )
   parser.add_argument('--fresh', action='store_true', help='forget old rows')
 
 
@@ -371,10 +374,7 @@ def _row(rows, arms, length, decay, backward, options):
       skipped[name] = f'has no {decay} decay'
     elif length > limit:
       skipped[name] = f'not run beyond {limit} tokens: memory or minutes'
-  if (
-    key in rows
-    and set(arms) <= rows[key]['arms'].keys() | rows[key]['skipped'].keys()
-  ):
+  if key in rows and _complete(rows[key], arms, retry=options.retry):
     return
   print(f'{key} ...', file=sys.stderr, flush=True)
   load = os.getloadavg()[0]
@@ -403,6 +403,12 @@ def _row(rows, arms, length, decay, backward, options):
   if scaling and not any('failed' in arm for arm in measured.values()):
     kda, plus = (measured[name]['cpu_ms'] for name in SCALING)
     rows[key]['ratio'] = ratio(plus, kda)
+
+
+def _complete(row, arms, *, retry: bool) -> bool:
+  failed = any('failed' in arm for arm in row['arms'].values())
+  there = row['arms'].keys() | row['skipped'].keys()
+  return set(arms) <= there and not (failed and retry)
 
 
 def _write(path, rows):
