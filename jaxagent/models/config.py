@@ -1,14 +1,13 @@
-"""`ModelConfig`: the shape of a policy, its presets, and `config.json`.
+"""`ModelConfig`: the shape of a policy, and its presets."""
 
-A field of a `config.json` is read, or known not to touch the forward pass, or
-refused: none is ignored in silence.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Literal
 
-Family = Literal['llama', 'qwen2', 'qwen3']
+Family = Literal['llama', 'qwen2', 'qwen3', 'qwen3_next', 'hybrid']
+Kind = Literal['attention', 'sparse_attention', 'gated_delta']
+KINDS = ('attention', 'sparse_attention', 'gated_delta')
+DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,41 +21,173 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedDelta:
+  """A gated delta layer: a matrix for a memory instead of a cache.
+
+  Attributes:
+    heads: memories, H, each `[key_dim, value_dim]`.
+    key_heads: heads of queries and keys, a divisor of `heads`; 0 is `heads`.
+    key_dim: rows of a memory.
+    value_dim: columns of a memory.
+    conv_width: tokens that the short convolutions read, the current included.
+    variant: 'gdn' (2412.06464) has one decay and one learning rate a head,
+      'kda' (2510.26692) a decay a channel, 'fg2' (2604.19021) also a learning
+      rate a channel, 'fg2_plus' one for keys and one for values.
+    beta_rank: of the projection to the learning rates; 0 is full.
+    gate_rank: of the projections to the output gate and to decays by channel;
+      0 is full.
+    gate: what the output gate goes through.
+    allow_neg_eigval: learning rates up to 2 instead of 1.
+  """
+
+  heads: int
+  key_heads: int = 0
+  key_dim: int = 128
+  value_dim: int = 128
+  conv_width: int = 4
+  variant: Literal['gdn', 'kda', 'fg2', 'fg2_plus'] = 'fg2_plus'
+  beta_rank: int = 0
+  gate_rank: int = 128
+  gate: Literal['sigmoid', 'silu'] = 'sigmoid'
+  allow_neg_eigval: bool = False
+
+  def __post_init__(self):
+    object.__setattr__(self, 'key_heads', self.key_heads or self.heads)
+    if self.heads % self.key_heads:
+      raise ValueError(
+        f'gated_delta: heads={self.heads} is no multiple of'
+        f' key_heads={self.key_heads}. Change one of them.'
+      )
+    if self.variant not in ('gdn', 'kda', 'fg2', 'fg2_plus'):
+      raise ValueError(
+        f'gated_delta: variant={self.variant!r} is unknown; choose gdn, kda,'
+        ' fg2 or fg2_plus.'
+      )
+    if self.gate not in ('sigmoid', 'silu'):
+      raise ValueError(
+        f'gated_delta: gate={self.gate!r} is unknown; choose sigmoid or silu.'
+      )
+    if self.variant == 'fg2' and self.key_dim != self.value_dim:
+      raise ValueError(
+        "gated_delta: variant 'fg2' shares its learning rates between keys"
+        f' ({self.key_dim}) and values ({self.value_dim}), which must be'
+        " equally wide. Use 'fg2_plus' otherwise."
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparseAttention:
+  """Attention to the best blocks of keys (2502.13189).
+
+  Attributes:
+    budget: blocks that a query attends, its own included.
+    block_size: tokens of a block; 128 or 256 for the TPU kernel.
+  """
+
+  budget: int
+  block_size: int = 64
+
+  def __post_init__(self):
+    if self.budget < 1 or self.block_size < 1:
+      raise ValueError(
+        f'sparse_attention: budget={self.budget} and'
+        f' block_size={self.block_size}; both are at least 1.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experts:
+  """A mixture of small SwiGLU networks in place of one (2401.06066).
+
+  Attributes:
+    count: networks in a layer.
+    active: those that a token is sent to.
+    intermediate: units of each.
+    shared: units of one more that every token is sent to, behind a gate.
+    normalise: the weights of the active ones sum to one.
+  """
+
+  count: int
+  active: int
+  intermediate: int
+  shared: int
+  normalise: bool = True
+
+  def __post_init__(self):
+    if not 0 < self.active <= self.count:
+      raise ValueError(
+        f'experts: active={self.active} of count={self.count}; choose at'
+        ' least one and at most all.'
+      )
+
+
+_PARTS = {
+  'rope_scaling': RopeScaling,
+  'gated_delta': GatedDelta,
+  'sparse_attention': SparseAttention,
+  'experts': Experts,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-  """A decoder-only transformer: pre-norm, RoPE, grouped queries, SwiGLU.
+  """A decoder: pre-norm layers that mix tokens and then channels.
 
   `dtype` is what matrix products run in, `param_dtype` what is stored; norms,
   softmax and log-probabilities are float32 whatever they are.
+
+  Attributes:
+    layers: how many attention layers, or the kind of each layer in order.
+    rotary_fraction: share of a head that RoPE turns.
+    attention_gate: attention's output goes through a gate (2505.06708).
+    centred_norms: the weights of norms are stored as their distance from 1.
+    gated_delta: of the layers of that kind.
+    sparse_attention: of the layers of that kind; their heads are those of
+      attention.
+    experts: in place of the SwiGLU network of each layer.
+
+  A mapping of fields stands for any of the records.
   """
 
   family: Family
   vocab: int
   hidden: int
-  layers: int
+  layers: int | Sequence[Kind]
   heads: int
   kv_heads: int
   head_dim: int
   intermediate: int
   rope_theta: float = 10_000.0
-  rope_scaling: RopeScaling | None = None
+  rope_scaling: RopeScaling | Mapping[str, Any] | None = None
+  rotary_fraction: float = 1.0
   norm_eps: float = 1e-6
   tie_embeddings: bool = True
   attention_bias: bool = False
+  attention_gate: bool = False
   qk_norm: bool = False
+  centred_norms: bool = False
+  gated_delta: GatedDelta | Mapping[str, Any] | None = None
+  sparse_attention: SparseAttention | Mapping[str, Any] | None = None
+  experts: Experts | Mapping[str, Any] | None = None
   max_positions: int = 2048
   init_std: float = 0.02
   dtype: str = 'float32'
   param_dtype: str = 'float32'
 
   def __post_init__(self):
+    for name, part in _PARTS.items():
+      if isinstance(value := getattr(self, name), Mapping):
+        object.__setattr__(self, name, part(**value))
+    self._check_layers()
     if self.heads % self.kv_heads:
       raise ValueError(
         f'heads={self.heads} is no multiple of kv_heads={self.kv_heads}; every'
         ' key head serves the same number of query heads. Change one of them.'
       )
-    if self.head_dim % 2:
+    if self.rotary_dim % 2:
       raise ValueError(
-        f'head_dim={self.head_dim} is odd; RoPE turns pairs. Use an even one.'
+        f'head_dim={self.head_dim} is odd (or the {self.rotary_fraction} of it'
+        ' that is turned); RoPE turns pairs. Use an even one.'
       )
     for name in ('dtype', 'param_dtype'):
       if getattr(self, name) not in DTYPES:
@@ -64,236 +195,56 @@ class ModelConfig:
           f'{name}={getattr(self, name)!r} is not one of {list(DTYPES)}.'
         )
 
+  def _check_layers(self):
+    if isinstance(self.layers, int):
+      return
+    layers = tuple(self.layers)
+    if not layers or (unknown := sorted(set(layers) - set(KINDS))):
+      raise ValueError(
+        f'layers={self.layers!r}: give a number of attention layers, or the'
+        f' kind of each out of {list(KINDS)}'
+        + (f'; unknown are {unknown}.' if layers else '.')
+      )
+    # One way to say it, so that equal models have equal configs.
+    plain = set(layers) == {'attention'}
+    object.__setattr__(self, 'layers', len(layers) if plain else layers)
+    if not plain and self.family not in ('qwen3_next', 'hybrid'):
+      raise ValueError(
+        f"A {self.family} model has attention layers only; use family='hybrid'"
+        f' for layers={layers}.'
+      )
+    for name, least in (
+      ('gated_delta', 'heads'),
+      ('sparse_attention', 'budget'),
+    ):
+      if name in layers and getattr(self, name) is None:
+        raise ValueError(
+          f'layers has {name!r}, but the field {name}, which describes such a'
+          f' layer, is None. Give at least its {least}.'
+        )
+
+  @property
+  def kinds(self) -> tuple[Kind, ...]:
+    """The kind of each layer."""
+    if isinstance(self.layers, int):
+      return ('attention',) * self.layers
+    return self.layers
+
+  @property
+  def recurrent(self) -> bool:
+    """Whether a row's cache can only be continued where it stands: what
+    entered a memory cannot be taken out again."""
+    return 'gated_delta' in self.kinds
+
+  @property
+  def rotary_dim(self) -> int:
+    """Channels of a head that RoPE turns."""
+    return int(self.head_dim * self.rotary_fraction)
+
   @property
   def output_bias(self) -> bool:
     """Qwen2 biases queries, keys and values only; the others also outputs."""
     return self.attention_bias and self.family != 'qwen2'
-
-
-DTYPES = ('float32', 'bfloat16', 'float16')
-
-# Keys of config.json that a forward pass of these families never reads.
-_HARMLESS = frozenset({
-  '_attn_implementation_autoset',
-  '_name_or_path',
-  'architectures',
-  'bos_token_id',
-  'chunk_size_feed_forward',
-  'eos_token_id',
-  'id2label',
-  'is_llama_config',
-  'label2id',
-  'model_type',
-  'output_attentions',
-  'output_hidden_states',
-  'pad_token_id',
-  'pretraining_tp',
-  'problem_type',
-  'return_dict',
-  'transformers.js_config',
-  'transformers_version',
-  'unsloth_fixed',
-  'use_cache',
-})  # fmt: skip
-
-# Keys that are honoured only at the value given here.
-_FIXED = {
-  'attention_dropout': 0.0,
-  'hidden_act': 'silu',
-  'is_encoder_decoder': False,
-  'mlp_bias': False,
-  'partial_rotary_factor': 1.0,
-  'rope_interleaved': False,
-  'use_sliding_window': False,
-}
-
-_PLAIN = {
-  'vocab': 'vocab_size',
-  'hidden': 'hidden_size',
-  'layers': 'num_hidden_layers',
-  'heads': 'num_attention_heads',
-  'intermediate': 'intermediate_size',
-  'norm_eps': 'rms_norm_eps',
-  'max_positions': 'max_position_embeddings',
-}
-
-_ROPE_SCALING = {
-  'factor': 'factor',
-  'low_freq_factor': 'low_freq_factor',
-  'high_freq_factor': 'high_freq_factor',
-  'original_max_positions': 'original_max_position_embeddings',
-}
-
-_READ = frozenset(_PLAIN.values()) | {
-  'attention_bias',
-  'dtype',
-  'head_dim',
-  'initializer_range',
-  'layer_types',
-  'max_window_layers',
-  'num_key_value_heads',
-  'rope_parameters',
-  'rope_scaling',
-  'rope_theta',
-  'sliding_window',
-  'tie_word_embeddings',
-  'torch_dtype',
-}
-
-
-def _either(fields: Mapping[str, Any], old: str, new: str) -> Any:
-  """The value under either spelling; an error where the two disagree."""
-  values = [fields[k] for k in (old, new) if fields.get(k) is not None]
-  if len(values) == 2 and values[0] != values[1]:
-    raise ValueError(
-      f'config.json says {old}={values[0]!r} and {new}={values[1]!r}. Keep the'
-      ' one that the weights were trained with.'
-    )
-  return values[0] if values else None
-
-
-def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-  old = dict(fields.get('rope_scaling') or {})
-  new = dict(fields.get('rope_parameters') or {})
-  old.setdefault('rope_type', old.pop('type', None))
-  theta = _either(
-    {
-      'rope_theta': fields.get('rope_theta'),
-      'new': new.pop('rope_theta', None),
-    },
-    'rope_theta',
-    'new',
-  )
-  theta = 10_000.0 if theta is None else float(theta)
-  old.pop('rope_theta', None)
-  scaling = {k: _either({'o': old.get(k), 'n': new.get(k)}, 'o', 'n')
-             for k in old.keys() | new.keys()}  # fmt: skip
-  kind = scaling.pop('rope_type', None) or 'default'
-  if scaling.pop('partial_rotary_factor', None) not in (None, 1, 1.0):
-    raise ValueError('partial_rotary_factor other than 1 is not supported.')
-  if kind == 'default' and not scaling:
-    return theta, None
-  missing = sorted(set(_ROPE_SCALING.values()) ^ scaling.keys())
-  if kind != 'llama3' or missing:
-    raise ValueError(
-      f'RoPE of type {kind!r} with {scaling} is not supported: known are'
-      " 'default' without parameters and 'llama3' with exactly"
-      f' {sorted(_ROPE_SCALING.values())}. Remove the stretching from'
-      ' config.json if rows stay within the original context.'
-    )
-  return theta, RopeScaling(**{k: scaling[v] for k, v in _ROPE_SCALING.items()})
-
-
-def _check_fields(fields: Mapping[str, Any], ignore: frozenset[str]) -> None:
-  problems = [
-    f'{k}={fields[k]!r} (supported: {v!r})'
-    for k, v in _FIXED.items()
-    if k not in ignore and fields.get(k, v) not in (v, None)
-  ]
-  kinds = set(fields.get('layer_types') or ()) - {'full_attention'}
-  if kinds and 'layer_types' not in ignore:
-    problems.append(f'layer_types with {sorted(kinds)} (full_attention only)')
-  known = _READ | _HARMLESS | _FIXED.keys() | ignore
-  problems += [f'{k}={fields[k]!r} (unknown)' for k in fields.keys() - known]
-  if problems:
-    raise ValueError(
-      'config.json asks for what this model does not do:\n  '
-      + '\n  '.join(sorted(problems))
-      + '\nIf a field does not change the forward pass, pass its name in'
-      ' `ignore`.'
-    )
-
-
-def from_hugging_face(
-  fields: Mapping[str, Any],
-  *,
-  dtype: str | None = None,
-  ignore: frozenset[str] = frozenset(),
-) -> ModelConfig:
-  """Reads the contents of a `config.json`, in old and new spelling.
-
-  Args:
-    fields: the parsed file (transformers 4: `rope_theta`, `torch_dtype`;
-      transformers 5: `rope_parameters`, `dtype`).
-    dtype: of parameters and of computation; None takes the file's.
-    ignore: names of fields known not to matter that this module refuses.
-
-  Raises:
-    ValueError: a field is missing, unknown, or asks for something that the
-      model does not do; all of them are listed.
-  """
-  family = fields.get('model_type')
-  if family not in ('llama', 'qwen2', 'qwen3'):
-    raise ValueError(
-      f'model_type={family!r} is not supported; use one of llama, qwen2, qwen3.'
-    )
-  _check_fields(fields, ignore)
-  missing = sorted(
-    v for k, v in _PLAIN.items() if v not in fields and k != 'max_positions'
-  )
-  if missing:
-    raise ValueError(f'config.json lacks {missing}; is it the whole file?')
-  plain = {k: fields[v] for k, v in _PLAIN.items() if v in fields}
-  plain['norm_eps'] = float(plain['norm_eps'])
-  theta, scaling = _rope(fields)
-  dtype = dtype or _either(fields, 'torch_dtype', 'dtype') or 'float32'
-  return ModelConfig(
-    **plain,
-    family=family,
-    kv_heads=fields.get('num_key_value_heads') or plain['heads'],
-    head_dim=fields.get('head_dim') or plain['hidden'] // plain['heads'],
-    rope_theta=theta,
-    rope_scaling=scaling,
-    tie_embeddings=bool(fields.get('tie_word_embeddings', False)),
-    attention_bias=family == 'qwen2' or bool(fields.get('attention_bias')),
-    qk_norm=family == 'qwen3',
-    init_std=float(fields.get('initializer_range', 0.02)),
-    dtype=dtype,
-    param_dtype=dtype,
-  )
-
-
-def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
-  """The `config.json` of a config, in both spellings at once.
-
-  Raises:
-    ValueError: the family has no way to say what the config says.
-  """
-  expected = {'qwen2': (True, False), 'qwen3': (config.attention_bias, True)}
-  got = (config.attention_bias, config.qk_norm)
-  want = expected.get(config.family, (config.attention_bias, False))
-  if got != want:
-    raise ValueError(
-      f'A {config.family} folder cannot say (attention_bias, qk_norm)={got};'
-      f' the family implies {want}. Choose another family.'
-    )
-  names = {'llama': 'Llama', 'qwen2': 'Qwen2', 'qwen3': 'Qwen3'}
-  out = {
-    'architectures': [f'{names[config.family]}ForCausalLM'],
-    'model_type': config.family,
-    **{v: getattr(config, k) for k, v in _PLAIN.items()},
-    'num_key_value_heads': config.kv_heads,
-    'head_dim': config.head_dim,
-    'hidden_act': 'silu',
-    'initializer_range': config.init_std,
-    'tie_word_embeddings': config.tie_embeddings,
-    'rope_theta': config.rope_theta,
-    'rope_parameters': {
-      'rope_type': 'default',
-      'rope_theta': config.rope_theta,
-    },
-    'torch_dtype': config.param_dtype,
-    'dtype': config.param_dtype,
-  }
-  if config.family != 'qwen2':
-    out['attention_bias'] = config.attention_bias
-  if config.rope_scaling is not None:
-    scaling = {
-      v: getattr(config.rope_scaling, k) for k, v in _ROPE_SCALING.items()
-    }
-    out['rope_scaling'] = {'rope_type': 'llama3', **scaling}
-    out['rope_parameters'] |= out['rope_scaling']
-  return out
 
 
 def _qwen2(hidden, layers, heads, kv_heads, intermediate, **kw) -> ModelConfig:
@@ -353,6 +304,31 @@ def _llama(hidden, layers, heads, kv_heads, intermediate, **kw) -> ModelConfig:
   )
 
 
+def _hybrid(hidden, groups, heads, kv_heads, intermediate, **kw):
+  """Three FG2-GDN layers and one of attention, `groups` times."""
+  return ModelConfig(
+    **{
+      'family': 'hybrid',
+      'vocab': 32_000,
+      'hidden': hidden,
+      'layers': (*('gated_delta',) * 3, 'attention') * groups,
+      'heads': heads,
+      'kv_heads': kv_heads,
+      'head_dim': hidden // heads,
+      'intermediate': intermediate,
+      'qk_norm': True,
+      'max_positions': 32_768,
+      'gated_delta': GatedDelta(
+        heads=heads,
+        key_dim=hidden // heads,
+        value_dim=hidden // heads,
+        gate_rank=hidden // heads,
+      ),
+    }
+    | kw
+  )
+
+
 _TINY = {'vocab': 512, 'max_positions': 4096, 'init_std': 0.08}
 
 PRESETS: dict[str, ModelConfig] = {
@@ -373,4 +349,30 @@ PRESETS: dict[str, ModelConfig] = {
   'tiny_qwen2': _qwen2(128, 2, 4, 2, 352, rope_theta=1e4, **_TINY),
   'tiny_qwen3': _qwen3(128, 2, 4, 2, 352, head_dim=32, rope_theta=1e4, **_TINY),
   'debug': _qwen3(32, 2, 2, 1, 64, head_dim=16, rope_theta=1e4, **_TINY),
+  'qwen3-next-80b-a3b': ModelConfig(
+    family='qwen3_next',
+    vocab=151_936,
+    hidden=2048,
+    layers=(*('gated_delta',) * 3, 'attention') * 12,
+    heads=16,
+    kv_heads=2,
+    head_dim=256,
+    intermediate=5120,
+    rope_theta=1e7,
+    rotary_fraction=0.25,
+    tie_embeddings=False,
+    attention_gate=True,
+    qk_norm=True,
+    centred_norms=True,
+    gated_delta=GatedDelta(
+      heads=32, key_heads=16, variant='gdn', gate_rank=0, gate='silu'
+    ),
+    experts=Experts(count=512, active=10, intermediate=512, shared=512),
+    max_positions=262_144,
+  ),
+  'hybrid-1.3b': _hybrid(2048, 6, 16, 4, 5120),
+  'tiny_hybrid': _hybrid(128, 1, 4, 2, 352, **_TINY),
+  'debug_hybrid': _hybrid(
+    32, 1, 2, 1, 64, layers=('gated_delta', 'attention'), **_TINY
+  ),
 }

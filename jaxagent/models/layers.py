@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from jaxagent.models import config as config_lib
@@ -29,17 +29,53 @@ def linear(
 
 
 def rms_norm(
-  x: Float[Array, '*L D'], weight: Float[Array, 'D'], *, eps: float
+  x: Float[Array, '*L D'],
+  weight: Float[Array, 'D'],
+  *,
+  eps: float,
+  centred: bool = False,
 ) -> Float[Array, '*L D']:
-  """Root-mean-square normalisation in float32 (1910.07467)."""
+  """Root-mean-square normalisation in float32 (1910.07467).
+
+  Args:
+    centred: `weight` is the distance from 1.
+  """
   wide = x.astype(jnp.float32)
   scale = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+  if centred:
+    weight = 1 + weight.astype(jnp.float32)
+    return (wide * scale * jnp.broadcast_to(weight, x.shape)).astype(x.dtype)
   normed = (wide * scale).astype(x.dtype)
   return normed * jnp.broadcast_to(weight.astype(x.dtype), x.shape)
 
 
+def norm(
+  config: config_lib.ModelConfig,
+  x: Float[Array, '*L D'],
+  weight: Float[Array, 'D'],
+) -> Float[Array, '*L D']:
+  """`rms_norm` as the model does it."""
+  return rms_norm(x, weight, eps=config.norm_eps, centred=config.centred_norms)
+
+
+class Rows(NamedTuple):
+  """What the layers of whole rows share."""
+
+  turn: 'Rotation'
+  mask: Bool[Array, '#B T T']  # which tokens a token attends to
+  segment_ids: Int[Array, 'B T'] | None
+
+
+class Chunk(NamedTuple):
+  """What the layers of a chunk share; `S` slots, `C` tokens."""
+
+  turn: 'Rotation'
+  positions: Int[Array, 'S C']
+  valid: Bool[Array, 'S C']
+
+
 class Rotation(NamedTuple):
-  """Cosines and sines of every position, float32 `[B, T, 1, K / 2]`."""
+  """Cosines and sines of every position, float32 `[B, T, 1, half]`."""
 
   cos: Float[Array, 'B T 1 half']
   sin: Float[Array, 'B T 1 half']
@@ -47,7 +83,7 @@ class Rotation(NamedTuple):
 
 def _frequencies(config: config_lib.ModelConfig) -> np.ndarray:
   """Radians a position, fastest first, `[K / 2]`."""
-  half = config.head_dim // 2
+  half = config.rotary_dim // 2
   plain = config.rope_theta ** (-np.arange(half) / half)
   s = config.rope_scaling
   if s is None:
@@ -72,9 +108,11 @@ def rotation(
 def rotate(
   x: Float[Array, 'B T H K'], turn: Rotation
 ) -> Float[Array, 'B T H K']:
-  """Turns the pairs (i, i + K / 2), as Hugging Face lays them out."""
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = [a * turn.cos - b * turn.sin, a * turn.sin + b * turn.cos]
+  """Turns the pairs (i, i + half) of the first `2 * half` channels, as Hugging
+  Face lays them out; half is K / 2, or less where the rest stays as it is."""
+  half = turn.cos.shape[-1]
+  a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+  turned = [a * turn.cos - b * turn.sin, a * turn.sin + b * turn.cos, rest]
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 

@@ -44,8 +44,8 @@ def build(
   """The policy of a config; equal arguments give the same object.
 
   Args:
-    scan: `apply` compiles one layer and scans: 2-3 times quicker to compile,
-      a few per cent slower to run.
+    scan: `apply` compiles one layer (or one of each kind in the pattern) and
+      scans: 2-3 times quicker to compile, a few per cent slower to run.
     remat: `apply` keeps only the layers' inputs for its backward pass.
   """
   return Policy(
@@ -55,6 +55,6 @@ def build(
     empty_cache=functools.partial(transformer.empty_cache, config),
     extend=functools.partial(transformer.extend, config),
     unembed=transformer.unembed,
-    crop=transformer.crop,
-    paste=transformer.paste,
+    crop=functools.partial(transformer.crop, config),
+    paste=functools.partial(transformer.paste, config),
   )

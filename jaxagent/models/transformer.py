@@ -1,4 +1,4 @@
-"""The transformer as functions of `(config, params, ...)`.
+"""The model as functions of `(config, params, ...)`.
 
 Parameters are a nested dict, kernels `[in, out]`, layers unstacked (a decode
 loop that slices stacked weights copies them at every token):
@@ -6,9 +6,8 @@ loop that slices stacked weights copies them at every token):
 ```
 embed [V, D]            unembed [D, V] (only where untied)       norm [D]
 layers: list of
-  attention_norm [D]    attention: query, key, value, output (+ _bias), and
-                                   query_norm, key_norm [K]
-  mlp_norm [D]          mlp: gate, up [D, F], down [F, D]
+  attention_norm [D]    attention, sparse_attention or gated_delta
+  mlp_norm [D]          mlp: gate, up [D, F], down [F, D]; or experts
 ```
 """
 
@@ -19,62 +18,77 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxagent.models import attention, layers
+from jaxagent.models import (
+  attention,
+  experts,
+  gated_delta,
+  layers,
+  sparse_attention,
+)
 from jaxagent.models import config as config_lib
 from jaxagent.types import Array
 
 Params = dict[str, Any]
-Cache = tuple[attention.KV, ...]
+Cache = tuple[Any, ...]  # a layer's own state each
+
+# What mixes tokens in a layer of each kind.
+MIXERS = {
+  'attention': attention,
+  'gated_delta': gated_delta,
+  'sparse_attention': sparse_attention,
+}
 
 
 def shapes(config: config_lib.ModelConfig) -> Params:
   """The parameters as `jax.ShapeDtypeStruct`s."""
   c = config
-  wide, narrow = c.heads * c.head_dim, c.kv_heads * c.head_dim
-  mixer = {
-    'query': (c.hidden, wide),
-    'key': (c.hidden, narrow),
-    'value': (c.hidden, narrow),
-    'output': (wide, c.hidden),
-  }
-  if c.attention_bias:
-    mixer |= {
-      'query_bias': (wide,),
-      'key_bias': (narrow,),
-      'value_bias': (narrow,),
-    }
-  if c.output_bias:
-    mixer['output_bias'] = (c.hidden,)
-  if c.qk_norm:
-    mixer |= {'query_norm': (c.head_dim,), 'key_norm': (c.head_dim,)}
-  layer = {
-    'attention_norm': (c.hidden,),
-    'attention': mixer,
-    'mlp_norm': (c.hidden,),
-    'mlp': {
+  if c.experts is None:
+    network = {
       'gate': (c.hidden, c.intermediate),
       'up': (c.hidden, c.intermediate),
       'down': (c.intermediate, c.hidden),
-    },
-  }
+    }
+  else:
+    network = experts.shapes(c)
+
+  def layer(kind):
+    return {
+      'attention_norm': (c.hidden,),
+      kind: MIXERS[kind].shapes(c),
+      'mlp_norm': (c.hidden,),
+      'mlp' if c.experts is None else 'experts': network,
+    }
+
   params = {
     'embed': (c.vocab, c.hidden),
-    'layers': [layer] * c.layers,
+    'layers': [layer(kind) for kind in c.kinds],
     'norm': (c.hidden,),
   }
   if not c.tie_embeddings:
     params['unembed'] = (c.hidden, c.vocab)
-  return jax.tree.map(
-    lambda shape: jax.ShapeDtypeStruct(shape, c.param_dtype),
-    params,
-    is_leaf=lambda x: isinstance(x, tuple),
+
+  def describe(path, shape):
+    wide = path[-1].key in gated_delta.WIDE
+    return jax.ShapeDtypeStruct(shape, 'float32' if wide else c.param_dtype)
+
+  return jax.tree.map_with_path(
+    describe, params, is_leaf=lambda x: isinstance(x, tuple)
   )
 
 
 def init(config: config_lib.ModelConfig, key: Array) -> Params:
-  """Matrices from N(0, init_std), norms one, biases zero."""
+  """Matrices from N(0, init_std), norms one, biases zero, and the decays and
+  convolutions of `gated_delta.initial`."""
   leaves, tree = jax.tree.flatten_with_path(shapes(config))
-  matrices = [leaf.shape for _, leaf in leaves if len(leaf.shape) == 2]
+  special = [
+    gated_delta.initial(path[-1].key, leaf.shape, jax.random.fold_in(key, i))
+    for i, (path, leaf) in enumerate(leaves)
+  ]
+  matrices = [
+    leaf.shape
+    for (_, leaf), value in zip(leaves, special, strict=True)
+    if value is None and len(leaf.shape) > 1
+  ]
   # One draw a shape: a draw a matrix takes a minute to compile at 30 layers.
   keys = jax.random.split(key, len(matrices))
   noise, used = {}, 0
@@ -84,23 +98,39 @@ def init(config: config_lib.ModelConfig, key: Array) -> Params:
     drawn = jax.lax.map(normal, keys[used : used + count]) * config.init_std
     noise[shape], used = iter(drawn), used + count
 
-  def initial(path, leaf):
-    if len(leaf.shape) == 2:
-      return next(noise[leaf.shape]).astype(leaf.dtype)
-    fill = jnp.ones if path[-1].key.endswith('norm') else jnp.zeros
-    return fill(leaf.shape, leaf.dtype)
+  def first(path, leaf, value):
+    if value is None and len(leaf.shape) > 1:
+      value = next(noise[leaf.shape])
+    elif value is None:
+      name = path[-1].key
+      # The norm of a gated delta layer is never centred.
+      centred = config.centred_norms and path[-2:][0] != _GATED_DELTA
+      one = name.endswith('norm') and not centred
+      value = jnp.full(leaf.shape, 1.0 if one else 0.0)
+    return value.astype(leaf.dtype)
 
-  return tree.unflatten(initial(*leaf) for leaf in leaves)
+  return tree.unflatten(
+    first(*leaf, value) for leaf, value in zip(leaves, special, strict=True)
+  )
 
 
-def _block(config, layer, x, turn, mix):
-  """One layer; `mix(query, key, value) -> mixed [B, T, HK], state`."""
-  params = layer['attention']
-  y = layers.rms_norm(x, layer['attention_norm'], eps=config.norm_eps)
-  mixed, state = mix(*attention.project(config, params, y, turn))
-  x = x + layers.linear(mixed, params['output'], params.get('output_bias'))
-  y = layers.rms_norm(x, layer['mlp_norm'], eps=config.norm_eps)
-  return x + layers.swiglu(layer['mlp'], y), state
+_GATED_DELTA = jax.tree_util.DictKey('gated_delta')
+
+
+def _feed(config, layer, x):
+  """Norm and network of a layer, added to what came in."""
+  y = layers.norm(config, x, layer['mlp_norm'])
+  if config.experts is None:
+    return x + layers.swiglu(layer['mlp'], y)
+  return x + experts.apply(config, layer['experts'], y)
+
+
+def _period(kinds):
+  """The shortest pattern that the layers repeat."""
+  n = len(kinds)
+  return next(
+    p for p in range(1, n + 1) if n % p == 0 and kinds == kinds[:p] * (n // p)
+  )
 
 
 def apply(
@@ -117,9 +147,10 @@ def apply(
 
   Args:
     positions: of each token in its own row; None is 0, 1, 2, ...
-    segment_ids: which of several packed rows a token belongs to; attention
-      stays inside. None is one row.
-    scan: compile one layer instead of all (stacks the weights at each call).
+    segment_ids: which of several packed rows a token belongs to; attention and
+      memories stay inside. None is one row.
+    scan: compile one layer instead of all, or of each the pattern that they
+      repeat (stacks the weights at each call).
     remat: keep only the layers' inputs for the backward pass.
 
   Raises:
@@ -133,26 +164,37 @@ def apply(
         ' Cut the rows, or raise max_positions if the model was trained so.'
       )
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-  mask = attention.causal_mask(length, segment_ids)
-  turn = layers.rotation(config, positions)
+  rows = layers.Rows(
+    layers.rotation(config, positions),
+    attention.causal_mask(length, segment_ids),
+    segment_ids,
+  )
 
-  def mix(query, key, value):
-    heads_first = (jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2))
-    return attention.attend(query, *heads_first, mask), None
-
-  def block(x, layer):
-    return _block(config, layer, x, turn, mix)
+  def block(kind, x, layer):
+    y = layers.norm(config, x, layer['attention_norm'])
+    x = x + MIXERS[kind].whole(config, layer[kind], y, rows)
+    return _feed(config, layer, x)
 
   if remat:
-    block = jax.checkpoint(block)
+    block = jax.checkpoint(block, static_argnums=0)
   x = jnp.asarray(params['embed'])[tokens].astype(config.dtype)
   if scan:
-    stacked = jax.tree.map(lambda *w: jnp.stack(w), *params['layers'])
-    x, _ = jax.lax.scan(block, x, stacked)
+    period = _period(config.kinds)
+    stacked = [
+      jax.tree.map(lambda *w: jnp.stack(w), *params['layers'][i::period])
+      for i in range(period)
+    ]
+
+    def pattern(x, some):
+      for kind, layer in zip(config.kinds[:period], some, strict=True):
+        x = block(kind, x, layer)
+      return x, None
+
+    x, _ = jax.lax.scan(pattern, x, stacked)
   else:
-    for layer in params['layers']:
-      x, _ = block(x, layer)
-  return layers.rms_norm(x, params['norm'], eps=config.norm_eps)
+    for kind, layer in zip(config.kinds, params['layers'], strict=True):
+      x = block(kind, x, layer)
+  return layers.norm(config, x, params['norm'])
 
 
 def empty_cache(
@@ -165,7 +207,7 @@ def empty_cache(
       f' (max_positions={config.max_positions}). Ask for fewer.'
     )
   return tuple(
-    attention.empty(config, slots, length) for _ in range(config.layers)
+    MIXERS[kind].empty(config, slots, length) for kind in config.kinds
   )
 
 
@@ -182,22 +224,24 @@ def extend(
   Serves prefill (C > 1) and decode (C = 1). Keys and values are stored at
   `positions` where `valid` and inside the cache, else nowhere; a token sees
   the cache up to its own position, so that a slot is reused by starting again
-  at position 0. The hidden states of tokens that are not valid mean nothing.
+  at position 0, where memories are emptied. The hidden states of tokens that
+  are not valid mean nothing.
+
+  Where the model is `recurrent`, the valid tokens of a slot stand at the
+  beginning of its chunk, and positions continue where the slot was left, or
+  begin again at 0.
   """
-  length = cache[0].keys.shape[2]
-  mask = jnp.arange(length)[None, None] <= positions[:, :, None]
-  turn = layers.rotation(config, positions)
+  chunk = layers.Chunk(layers.rotation(config, positions), positions, valid)
   x = jnp.asarray(params['embed'])[tokens].astype(config.dtype)
   new = []
-  for layer, old in zip(params['layers'], cache, strict=True):
-
-    def mix(query, key, value, old=old):
-      kv = attention.write(old, key, value, positions, valid)
-      return attention.attend(query, kv.keys, kv.values, mask), kv
-
-    x, kv = _block(config, layer, x, turn, mix)
-    new.append(kv)
-  return layers.rms_norm(x, params['norm'], eps=config.norm_eps), tuple(new)
+  for kind, layer, old in zip(
+    config.kinds, params['layers'], cache, strict=True
+  ):
+    y = layers.norm(config, x, layer['attention_norm'])
+    mixed, state = MIXERS[kind].extend(config, layer[kind], y, chunk, old)
+    x = _feed(config, layer, x + mixed)
+    new.append(state)
+  return layers.norm(config, x, params['norm']), tuple(new)
 
 
 def unembed(params: Params) -> Float[Array, 'D V']:
@@ -207,16 +251,20 @@ def unembed(params: Params) -> Float[Array, 'D V']:
   return jnp.asarray(params['embed']).T
 
 
-def crop(cache: Cache, length: int) -> Cache:
+def crop(config: config_lib.ModelConfig, cache: Cache, length: int) -> Cache:
   """The first `length` positions of a cache: attention reads all it is given,
   so short rows are served faster from a short cache."""
-  return jax.tree.map(lambda x: x[:, :, :length], cache)
+  return tuple(
+    MIXERS[kind].crop(state, length)
+    for kind, state in zip(config.kinds, cache, strict=True)
+  )
 
 
-def paste(cache: Cache, cropped: Cache) -> Cache:
+def paste(
+  config: config_lib.ModelConfig, cache: Cache, cropped: Cache
+) -> Cache:
   """The inverse of `crop`: writes the cropped cache back over its origin."""
-  return jax.tree.map(
-    lambda x, y: jax.lax.dynamic_update_slice(x, y, (0, 0, 0, 0)),
-    cache,
-    cropped,
+  return tuple(
+    MIXERS[kind].paste(*states)
+    for kind, *states in zip(config.kinds, cache, cropped, strict=True)
   )

@@ -21,50 +21,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxagent.models import config as config_lib
-from jaxagent.models import gguf_file, sharding, transformer
-
-_TOP = {
-  'embed': 'model.embed_tokens.weight',
-  'norm': 'model.norm.weight',
-  'unembed': 'lm_head.weight',
-}
-_LAYER = {
-  'attention_norm': 'input_layernorm.weight',
-  'attention/query': 'self_attn.q_proj.weight',
-  'attention/query_bias': 'self_attn.q_proj.bias',
-  'attention/query_norm': 'self_attn.q_norm.weight',
-  'attention/key': 'self_attn.k_proj.weight',
-  'attention/key_bias': 'self_attn.k_proj.bias',
-  'attention/key_norm': 'self_attn.k_norm.weight',
-  'attention/value': 'self_attn.v_proj.weight',
-  'attention/value_bias': 'self_attn.v_proj.bias',
-  'attention/output': 'self_attn.o_proj.weight',
-  'attention/output_bias': 'self_attn.o_proj.bias',
-  'mlp_norm': 'post_attention_layernorm.weight',
-  'mlp/gate': 'mlp.gate_proj.weight',
-  'mlp/up': 'mlp.up_proj.weight',
-  'mlp/down': 'mlp.down_proj.weight',
-}
+from jaxagent.models import (
+  config_json,
+  gguf_file,
+  layout,
+  sharding,
+  transformer,
+)
 
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
-
-
-def _name(path: tuple) -> str:
-  """Hugging Face's name of a parameter."""
-  top, *rest = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
-  if top == 'layers':
-    return f'model.layers.{rest[0]}.{_LAYER["/".join(rest[1:])]}'
-  return _TOP[top]
-
-
-def _turned(path: tuple, shape: tuple[int, ...]) -> bool:
-  """Kernels are [in, out] here and [out, in] there; the embedding is neither."""
-  return len(shape) == 2 and _name(path) != _TOP['embed']
-
-
-def _on_disk(path: tuple, shape: tuple[int, ...]) -> tuple[int, ...]:
-  return shape[::-1] if _turned(path, shape) else shape
 
 
 def _open_folder(folder: pathlib.Path) -> gguf_file.Checkpoint:
@@ -141,7 +107,7 @@ def load(
     dtype: of parameters and computation; None takes the checkpoint's.
     mesh: places each parameter by `sharding.RULES` as it is read.
     ignore: fields of config.json known not to matter, see
-      `config.from_hugging_face`.
+      `config_json.from_hugging_face`.
 
   Raises:
     FileNotFoundError: a file is missing; the message says which.
@@ -149,36 +115,43 @@ def load(
       are missing, extra or mis-shaped; the message lists them all.
   """
   checkpoint = _open(pathlib.Path(path))
-  config = config_lib.from_hugging_face(
+  config = config_json.from_hugging_face(
     checkpoint.fields, dtype=dtype, ignore=ignore
   )
-  leaves, tree = jax.tree.flatten_with_path(transformer.shapes(config))
-  wanted = {_name(p): _on_disk(p, x.shape) for p, x in leaves}
-  # Buffers that old versions of transformers stored and nobody reads.
-  got = {
-    name: shape
-    for name, shape in checkpoint.shapes.items()
-    if not name.endswith('rotary_emb.inv_freq')
-  }
+  pieces = layout.pieces(config)
+  wanted = {name: s for piece in pieces for name, s in piece.tensors.items()}
+  got = {n: s for n, s in checkpoint.shapes.items() if not _unread(config, n)}
   if config.tie_embeddings and _same_embeddings(checkpoint):
-    del got[_TOP['unembed']]
+    del got[layout.UNEMBED]
   _compare(path, wanted, got)
+  leaves, tree = jax.tree.flatten_with_path(transformer.shapes(config))
+  where = {layout.name_of(place): (place, leaf) for place, leaf in leaves}
+  placed = {}
+  for piece in pieces:
+    arrays = piece.read([checkpoint.read(name) for name in piece.tensors])
+    for name, array in zip(piece.parameters, arrays, strict=True):
+      placed[name] = _place(*where[name], array, mesh)
+  return config, tree.unflatten(placed[name] for name in where)
 
-  def place(path, leaf):
-    array = checkpoint.read(_name(path))
-    array = array.T if _turned(path, leaf.shape) else array
-    array = np.ascontiguousarray(array.astype(leaf.dtype))
-    if mesh is None:
-      return jax.device_put(array)
-    spec = sharding.spec(path, leaf.shape, mesh)
-    return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
 
-  return config, tree.unflatten(place(*leaf) for leaf in leaves)
+def _unread(config, name: str) -> bool:
+  """Buffers that old versions of transformers stored and nobody reads, and
+  the extra layer by which Qwen3-Next predicts further ahead."""
+  ahead = config.family == 'qwen3_next' and name.startswith('mtp.')
+  return ahead or name.endswith('rotary_emb.inv_freq')
+
+
+def _place(path, leaf, array, mesh):
+  array = np.ascontiguousarray(array.astype(leaf.dtype))
+  if mesh is None:
+    return jax.device_put(array)
+  spec = sharding.spec(path, leaf.shape, mesh)
+  return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
 
 
 def _same_embeddings(checkpoint) -> bool:
   """A tied model whose file repeats the embedding as `lm_head`."""
-  names = (_TOP['embed'], _TOP['unembed'])
+  names = (layout.EMBED, layout.UNEMBED)
   return all(n in checkpoint.shapes for n in names) and np.array_equal(
     *(checkpoint.read(n) for n in names)
   )
@@ -203,7 +176,7 @@ def save(
     ValueError: the parameters do not fit the config; all differences listed.
   """
   folder = pathlib.Path(folder)
-  described = config_lib.to_hugging_face(config)
+  described = config_json.to_hugging_face(config)
   groups = _groups(config, params, shard_bytes)
   folder.mkdir(parents=True, exist_ok=True)
   for stale in [*folder.glob('model*.safetensors'), folder / _INDEX]:
@@ -217,11 +190,12 @@ def save(
   index = {'metadata': {'total_size': 0}, 'weight_map': {}}
   for name, group in zip(names, groups, strict=True):
     arrays = {}
-    for path, leaf in group:
-      array = np.asarray(leaf)
-      array = array.T if _turned(path, array.shape) else array
-      arrays[_name(path)] = np.ascontiguousarray(array)
-      index['metadata']['total_size'] += array.nbytes
+    for piece, leaves in group:
+      stored = piece.write([np.asarray(leaf) for leaf in leaves])
+      arrays |= zip(
+        piece.tensors, map(np.ascontiguousarray, stored), strict=True
+      )
+    index['metadata']['total_size'] += sum(x.nbytes for x in arrays.values())
     index['weight_map'] |= dict.fromkeys(arrays, name)
     save_file(arrays, folder / name, metadata={'format': 'pt'})
   if len(groups) > 1:
@@ -230,7 +204,7 @@ def save(
 
 
 def _groups(config, params, shard_bytes) -> list[list[tuple]]:
-  """The parameters as lists of (path, array), each a file's worth."""
+  """Lists of (piece, its parameters), each a file's worth."""
 
   def describe(tree):
     return {
@@ -239,11 +213,17 @@ def _groups(config, params, shard_bytes) -> list[list[tuple]]:
     }
 
   _compare('params', describe(transformer.shapes(config)), describe(params))
+  leaves = {
+    layout.name_of(path): leaf
+    for path, leaf in jax.tree.leaves_with_path(params)
+  }
   groups, room = [[]], shard_bytes
-  for path, leaf in jax.tree.leaves_with_path(params):
-    if leaf.nbytes > room and groups[-1]:
+  for piece in layout.pieces(config):
+    arrays = [leaves[name] for name in piece.parameters]
+    size = sum(x.nbytes for x in arrays)
+    if size > room and groups[-1]:
       groups.append([])
       room = shard_bytes
-    groups[-1].append((path, leaf))
-    room -= leaf.nbytes
+    groups[-1].append((piece, arrays))
+    room -= size
   return groups

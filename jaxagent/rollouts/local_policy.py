@@ -27,7 +27,8 @@ class LocalPolicy:
   A conversation that continues an earlier reply of this object keeps the ids
   that were sampled for it, so that a program driven with it reads and writes
   the ids of a rollout; other conversations are tokenised. Keys and values of
-  the beginning that a call shares with the one before are used again.
+  the beginning that a call shares with the one before are used again (with a
+  recurrent model, where it continues all of the one before).
 
   Calls must not overlap. A greedy reply depends on its conversation alone, a
   sampled one also on `key` and the number of calls so far.
@@ -60,6 +61,7 @@ class LocalPolicy:
       dataclasses.replace(sampling, stop_ids=tokenizer.stop_ids),
       tuple(cache_lengths),
     )
+    self._recurrent = policy.config.recurrent
     self._params = params
     self._tokenizer = tokenizer
     self._key = key
@@ -126,6 +128,8 @@ class LocalPolicy:
       if mine != cached:
         break
       known += 1
+    if self._recurrent and known < len(self._cached):
+      known = 0  # a memory cannot go back to where the two part
     longest = self._limits.cache_lengths[-1]
     pending = np.zeros((1, longest), np.int32)
     pending[0, : len(ids) - known] = ids[known:]

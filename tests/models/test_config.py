@@ -7,7 +7,7 @@ import math
 import jax
 import pytest
 
-from jaxagent.models import config, transformer
+from jaxagent.models import config, config_json, transformer
 
 # Sizes that the publishers state, tied embeddings counted once.
 PUBLISHED = {
@@ -76,14 +76,16 @@ def test_presets_have_their_published_size_and_trace(name):
 
 @pytest.mark.parametrize('name', config.PRESETS)
 def test_config_json_round_trip(name):
-  written = json.loads(json.dumps(config.to_hugging_face(config.PRESETS[name])))
-  assert config.from_hugging_face(written) == config.PRESETS[name]
+  written = json.loads(
+    json.dumps(config_json.to_hugging_face(config.PRESETS[name]))
+  )
+  assert config_json.from_hugging_face(written) == config.PRESETS[name]
 
 
 def test_old_spelling_is_the_preset():
-  read = config.from_hugging_face(QWEN25, dtype='float32')
+  read = config_json.from_hugging_face(QWEN25, dtype='float32')
   assert read == config.PRESETS['qwen2.5-0.5b']
-  assert config.from_hugging_face(QWEN25).param_dtype == 'bfloat16'
+  assert config_json.from_hugging_face(QWEN25).param_dtype == 'bfloat16'
 
 
 def test_new_spelling_equals_old():
@@ -94,16 +96,20 @@ def test_new_spelling_equals_old():
     'rope_theta': new.pop('rope_theta'),
   }
   new['layer_types'] = ['full_attention'] * 24
-  assert config.from_hugging_face(new) == config.from_hugging_face(QWEN25)
+  assert config_json.from_hugging_face(new) == config_json.from_hugging_face(
+    QWEN25
+  )
 
 
 @pytest.mark.parametrize('where', ['rope_scaling', 'rope_parameters'])
 def test_llama3_scaling_in_both_spellings(where):
   scaling = LLAMA3 | {'rope_type': 'llama3'}
-  read = config.from_hugging_face(QWEN25 | {where: scaling})
+  read = config_json.from_hugging_face(QWEN25 | {where: scaling})
   assert read.rope_scaling == config.RopeScaling(32.0, 1.0, 4.0, 8192)
   assert read.rope_theta == 1e6
-  assert config.from_hugging_face(config.to_hugging_face(read)) == read
+  assert (
+    config_json.from_hugging_face(config_json.to_hugging_face(read)) == read
+  )
 
 
 @pytest.mark.parametrize(
@@ -130,29 +136,29 @@ def test_llama3_scaling_in_both_spellings(where):
 )
 def test_what_is_not_done_is_refused(change, match):
   with pytest.raises(ValueError, match=match):
-    config.from_hugging_face(QWEN25 | change)
+    config_json.from_hugging_face(QWEN25 | change)
 
 
 def test_all_refusals_come_at_once_and_can_be_waived():
   bad = QWEN25 | {'mlp_bias': True, 'novelty': 1}
   with pytest.raises(ValueError, match='mlp_bias(.|\n)*novelty'):
-    config.from_hugging_face(bad)
+    config_json.from_hugging_face(bad)
   waived = frozenset({'mlp_bias', 'novelty'})
-  assert config.from_hugging_face(bad, ignore=waived).hidden == 896
+  assert config_json.from_hugging_face(bad, ignore=waived).hidden == 896
 
 
 def test_missing_field_is_named():
   short = {k: v for k, v in QWEN25.items() if k != 'hidden_size'}
   with pytest.raises(ValueError, match='hidden_size'):
-    config.from_hugging_face(short)
+    config_json.from_hugging_face(short)
 
 
 def test_head_dim_falls_back_to_width_over_heads():
-  assert config.from_hugging_face(QWEN25).head_dim == 64
-  assert config.from_hugging_face(QWEN25 | {'head_dim': 32}).head_dim == 32
+  assert config_json.from_hugging_face(QWEN25).head_dim == 64
+  assert config_json.from_hugging_face(QWEN25 | {'head_dim': 32}).head_dim == 32
 
 
 def test_a_config_that_no_file_can_say_is_not_written():
   odd = dataclasses.replace(config.PRESETS['tiny_qwen2'], qk_norm=True)
   with pytest.raises(ValueError, match='family'):
-    config.to_hugging_face(odd)
+    config_json.to_hugging_face(odd)

@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors_numpy
 
 from jaxagent.models import (
   config,
+  config_json,
   gguf_file,
   logprobs,
   sharding,
@@ -214,7 +215,7 @@ def _write_gguf(path, family, *, quantised):
   """A golden model as a GGUF file, query and key rows interleaved."""
   gguf = pytest.importorskip('gguf')
   tensors = safetensors_numpy.load_file(GOLDEN / family / 'model.safetensors')
-  c = config.from_hugging_face(
+  c = config_json.from_hugging_face(
     json.loads((GOLDEN / family / 'config.json').read_text())
   )
   writer = gguf.GGUFWriter(path, family)
