@@ -377,7 +377,8 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
   """Compiles one program.
 
   Args:
-    request: `config`, `topology` and `program` ('fixed' or 'update').
+    request: `config`, `topology`, `program` ('fixed' or 'update') and
+      `kernels`, whether TPU kernels may be used (read by `main`).
 
   Returns:
     What `aot_plan` prints; sizes in bytes a device. A program that is refused
@@ -424,7 +425,11 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
 def main(arguments: list[str]):
   """Reads a request, writes a result."""
   source, target = map(pathlib.Path, arguments)
-  target.write_text(json.dumps(run(json.loads(source.read_text()))))
+  request = json.loads(source.read_text())
+  # Kernels are chosen by the default backend: let it be the one planned for.
+  backend = 'tpu' if request['kernels'] else 'cpu'
+  jax.default_backend = lambda: backend
+  target.write_text(json.dumps(run(request)))
 
 
 if __name__ == '__main__':

@@ -146,7 +146,12 @@ def _is_section(value: Any) -> bool:
 
 
 def compile_program(
-  config: Mapping[str, Any], topology: str, program: str, *, limit: float
+  config: Mapping[str, Any],
+  topology: str,
+  program: str,
+  *,
+  limit: float,
+  kernels: bool = True,
 ) -> dict[str, Any]:
   """Compiles 'fixed' or 'update' in a child process.
 
@@ -155,13 +160,19 @@ def compile_program(
     topology: such as 'v5e:16x16'.
     program: one of `PROGRAMS`.
     limit: seconds.
+    kernels: choose as on a TPU; False takes plain XLA forms.
 
   Returns:
     The record of `aot_compile.run`; {'failed': reason} where there is none.
   """
   with tempfile.TemporaryDirectory() as folder:
     source, target = (pathlib.Path(folder, n) for n in ('ask', 'answer'))
-    request = {'config': config, 'topology': topology, 'program': program}
+    request = {
+      'config': config,
+      'topology': topology,
+      'program': program,
+      'kernels': kernels,
+    }
     source.write_text(json.dumps(request))
     words = [sys.executable, '-m', 'experiments.aot_compile', source, target]
     begin = time.monotonic()
@@ -230,27 +241,27 @@ def _asked(words: str, inputs: float) -> float:
 
 
 def plan(
-  config: ml_collections.ConfigDict, topology: str, *, limit: float = 1200
+  config: ml_collections.ConfigDict, topology: str, **options
 ) -> dict[str, Any]:
   """Compiles both programs of a step.
 
   Args:
     config: complete, see `complete`.
     topology: such as 'v5e:16x16'.
-    limit: seconds for each program.
+    **options: of `compile_program`.
 
   Returns:
     The records of the programs by name, `fits`, and what was planned.
   """
   plain = json.loads(config.to_json_best_effort())
-  # Without fixed weights to ask there is no first program.
   programs = {
-    name: judge(compile_program(plain, topology, name, limit=limit), topology)
+    name: judge(compile_program(plain, topology, name, **options), topology)
     for name in PROGRAMS
   }
   return {
     'model': config.model.init,
     'topology': topology,
+    'kernels': options.get('kernels', True),
     'mesh': dict(config.mesh),
     'dtype': config.model.dtype,
     'rows': config.batch.tasks * config.batch.group,
@@ -300,7 +311,7 @@ def suggestions(
 
 
 def try_suggestions(
-  config: ml_collections.ConfigDict, topology: str, *, limit: float
+  config: ml_collections.ConfigDict, topology: str, **options
 ) -> list[dict[str, Any]]:
   """Compiles one suggestion upon the other until the step fits.
 
@@ -312,7 +323,7 @@ def try_suggestions(
     for field, value in changes.items():
       change(config, field, value)
     fields |= changes
-    outcome = plan(config, topology, limit=limit)
+    outcome = plan(config, topology, **options)
     tried.append({'words': words, 'fields': dict(fields), 'plan': outcome})
     print(f'- with {words}: {aot_report.verdict(outcome)}', flush=True)
     if outcome['fits']:
@@ -345,8 +356,15 @@ def main(arguments: Sequence[str] | None = None):
   parser.add_argument('--topology', required=True)
   parser.add_argument('--mesh', default='', help='data:1,fsdp:16,tensor:16')
   parser.add_argument('--limit', type=float, default=1200, help='seconds')
-  parser.add_argument('--suggest', action='store_true')
-  parser.add_argument('--save', action='store_true')
+  parser.add_argument(
+    '--no-kernels', action='store_true', help='plain XLA instead of Pallas'
+  )
+  parser.add_argument(
+    '--suggest', action='store_true', help='compile what may help, too'
+  )
+  parser.add_argument(
+    '--save', action='store_true', help='add the plan to docs/aot_plans.md'
+  )
   options, rest = parser.parse_known_args(arguments)
   if importlib.util.find_spec('libtpu') is None:
     raise SystemExit(
@@ -360,7 +378,8 @@ def main(arguments: Sequence[str] | None = None):
       parser.error(f'{word!r}: expected --config.FIELD=VALUE')
     change(config, match.group(1), _literal(match.group(2)))
   complete(config, options.topology, options.mesh)
-  outcome = plan(config, options.topology, limit=options.limit)
+  how = {'limit': options.limit, 'kernels': not options.no_kernels}
+  outcome = plan(config, options.topology, **how)
   outcome['versions'] = _versions()
   if not outcome['fits']:
     print(aot_report.sentence(outcome) + '. What may help:')
@@ -369,9 +388,7 @@ def main(arguments: Sequence[str] | None = None):
       print(f'- {words}: {flags}')
     if options.suggest:
       print('Tried, one upon the other:')
-      outcome['tried'] = try_suggestions(
-        config, options.topology, limit=options.limit
-      )
+      outcome['tried'] = try_suggestions(config, options.topology, **how)
   print(aot_report.render(outcome))
   if options.save:
     words = [word for word in arguments if word != '--save']

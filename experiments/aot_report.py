@@ -36,6 +36,7 @@ def render(outcome: Mapping[str, Any]) -> str:
     f' {outcome["rows"]} rows of {outcome["length"]} tokens in microbatches of'
     f' {outcome["microbatch"]}, products in {outcome["dtype"] or "float32"},'
     f' remat {"on" if outcome["remat"] else "off"},'
+    f' {"" if outcome["kernels"] else "no "}TPU kernels,'
     f' {outcome["chunk"]} positions at once against the vocabulary.',
     '',
   ]
