@@ -71,11 +71,19 @@ CLAIMS = (
 GATE_TO_START = 0.15  # skills must be worth this much before any RL
 
 
-def warm_config(setting: str, data: str) -> ml_collections.ConfigDict:
-  """The warm start of a setting."""
+def warm_config(
+  setting: str, data: str, model: str = ''
+) -> ml_collections.ConfigDict:
+  """The warm start of a setting; that of real games goes on from `model`.
+
+  In the crowded rooms of real games a small model learns to search, but hardly
+  that the goal names what to take; from generated games it knows that already.
+  """
   config = sft_alfworld.get_config()
   if setting == 'real':
     _real(config, data)
+    config.model.init = model
+    config.tokenizer = 'model'
     config.demonstrations = dict(
       env=dict(), skills=dict(strategy='keyword'), recipe='unknown'
     )
@@ -114,6 +122,17 @@ def _real(config, data):
   config.eval.tasks = 140
 
 
+def _warm_start(setting, data, workdir):
+  """The folder of the warm model, which is trained unless it is there."""
+  folder = workdir / setting / 'warm_start'
+  if not (folder / 'report.md').exists():  # written last
+    before = ''
+    if setting == 'real':
+      before = str(_warm_start('generated', '', workdir))
+    run.run(warm_config(setting, data, before), folder)
+  return folder / 'model'
+
+
 def run_arm(
   setting: str, data: str, arm: str, seed: int, workdir: pathlib.Path
 ) -> pathlib.Path:
@@ -121,10 +140,7 @@ def run_arm(
   path = RESULTS / setting / f'{arm}_{seed}.json'
   if path.exists():
     return path
-  warm = workdir / setting / 'warm_start'
-  model = warm / 'model'
-  if not (warm / 'report.md').exists():  # written last
-    run.run(warm_config(setting, data), warm)
+  model = _warm_start(setting, data, workdir)
   folder = workdir / setting / f'{arm}_{seed}'
   run.run(arm_config(setting, data, arm, seed, model), folder)
   evaluations = json.loads((folder / 'evaluations.json').read_text())
