@@ -223,6 +223,7 @@ def _rss(field: str) -> int:
 
 def peak(call) -> int:
   """Bytes that a call adds at most to what was there before it."""
+  time.sleep(0.2)  # the last call's arrays are freed by another thread
   ctypes.CDLL(None).malloc_trim(0)
   before = _rss('VmRSS')
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM starts anew
