@@ -7,14 +7,17 @@ With `G` the inclusive sum of `g` inside a chunk, `S` the state before it,
     N = T (U - (A e^G) S)     O = (Q e^G) S + P N
     S <- Diag(e^G_C) S + (C e^(G_C - G))^T N
 
-L, P and T are built from pairs of neighbouring blocks of 1, 2, 4, … rows. For a
-pair, `pre` sums g from the start of the right block and `suf` sums it after a
-row to the end of the left block, so no exponent is positive and no sum is a
-difference; and T of the two is T - T L_pair T. Both are exact, repeated keys
-and strong decay included, where powers of L or exp(G) exp(-G) are not.
+Inside a tile of 8 rows, L and P are elementwise and T is forward substitution.
+From there on neighbouring blocks of 8, 16, … rows are joined: with `pre` the sum
+of g from the start of the right block to a row and `suf` the sum after a row of
+the left block to its end, no exponent is positive and no sum is a difference,
+and the new rows of T are those of the right block less T_22 L_21 T_11. This is
+exact for repeated keys and strong decay, where powers of L or exp(G) exp(-G)
+are not.
 
-The state is kept transposed, [V, K], so that decays multiply along lanes.
-Queries and erase directions are stacked, [2 C, K].
+Letters: C tokens a chunk; R rows, the C tokens of one head under those of the
+next, as many heads as fit into 128 rows. The state is kept transposed, [V, K],
+so that decays multiply along lanes.
 """
 
 import functools
@@ -30,42 +33,46 @@ NN = (((1,), (0,)), ((), ()))
 NT = (((1,), (1,)), ((), ()))
 TN = (((0,), (0,)), ((), ()))
 
+# Rows of a vector register.
+TILE = 8
+
 PARAMS = pltpu.CompilerParams(
   dimension_semantics=('parallel', 'parallel', 'arbitrary')
 )
 
 
 class Level(NamedTuple):
-  """Blocks of `size` rows in pairs: the pairs' entries, and their decays."""
+  """Sums of g in blocks of `size` rows, [R, K], none of them positive."""
 
   size: int
-  mask: jax.Array  # [C, C]: row in the right block, column in its left one
-  pre: jax.Array  # [C, K]: exp of the sum up to the row in its block
-  suf: jax.Array  # [C, K]: exp of the sum after the row in its block
+  pre: jax.Array  # from the start of the block to the row
+  suf: jax.Array  # after the row to the end of the block
 
 
 class Chunk(NamedTuple):
   """What the forward and the backward of a chunk both need.
 
   Attributes:
-    x: [2 C, K], queries over erase directions.
-    head: [2 C, K], e^G where the state before the chunk is seen, else 0.
-    tail: [C, K], e^(G_C - G) where the state after it is written, else 0.
-    keep: [1, K], e^G_C if the state lives through the chunk, else 0.
-    p: [C, C].
-    inverse: [C, C], T.
-    levels: for the backward.
-    same: [C, C], pairs of one document, or None where there is only one.
-    last: [C, 1], tokens of the document that ends the chunk, or None.
+    tile_sums: [R, K], sums of g from the start of a tile of 8 to the row.
+    levels: blocks of 8, 16, …, C / 2 rows.
+    head: [R, K], e^G where the state before the chunk is seen, else 0.
+    tail: [R, K], e^(G_C - G) where the state after it is written, else 0.
+    keep: [R, K], e^G_C if the state lives through the chunk, else 0.
+    p: [R, R].
+    inverse: [R, R], T.
+    begun: [R, 1], documents begun before, or None where there is only one.
+    same: [R, R], pairs of one document, or None.
+    last: [R, 1], tokens of the document that ends the chunk, or None.
   """
 
-  x: jax.Array
+  tile_sums: jax.Array
+  levels: tuple[Level, ...]
   head: jax.Array
   tail: jax.Array
   keep: jax.Array
   p: jax.Array
   inverse: jax.Array
-  levels: tuple[Level, ...]
+  begun: jax.Array | None
   same: jax.Array | None
   last: jax.Array | None
 
@@ -92,81 +99,201 @@ def dot_for(dtype):
   return exact if dtype == jnp.float32 else quick
 
 
-def decays(g, same):
-  """The levels of a chunk, then e^G, e^(G_C - G) and e^G_C, all [C, K]."""
-  chunk = g.shape[0]
+def indices(rows):
+  """Row and column of every entry of [R, R]."""
+  shape = (rows, rows)
+  return (
+    lax.broadcasted_iota(jnp.int32, shape, 0),
+    lax.broadcasted_iota(jnp.int32, shape, 1),
+  )
+
+
+def block(i, size):
+  """`i // size`, which lowers for integers only as a shift."""
+  return i >> (size.bit_length() - 1)
+
+
+def local_sums(g, chunk):
+  """Sums in a tile, the levels, and of the chunk: pre, suf, total."""
   rows = lax.broadcasted_iota(jnp.int32, g.shape, 0)
-  i = lax.broadcasted_iota(jnp.int32, (chunk, chunk), 0)
-  j = lax.broadcasted_iota(jnp.int32, (chunk, chunk), 1)
   pre, suf, total = g, jnp.zeros_like(g), g
   levels, size = [], 1
   while size < chunk:
-    mask = ((i ^ j) >= size) & ((i ^ j) < 2 * size) & (i > j)
-    mask = mask if same is None else mask & same
-    levels.append(Level(size, mask, jnp.exp(pre), jnp.exp(suf)))
+    if size >= TILE:
+      levels.append(Level(size, pre, suf))
     right = (rows & size) != 0
     other = jnp.where(
-      right, pltpu.roll(total, size, 0), pltpu.roll(total, chunk - size, 0)
+      right,
+      pltpu.roll(total, size, 0),
+      pltpu.roll(total, g.shape[0] - size, 0),
     )
     pre = pre + jnp.where(right, other, 0.0)
     suf = suf + jnp.where(right, 0.0, other)
     total = total + other
     size *= 2
-  return tuple(levels), jnp.exp(pre), jnp.exp(suf), jnp.exp(total)
+  return levels[0].pre, tuple(levels), pre, suf, total
 
 
-def prepare(q, a, c, g, run) -> Chunk:
+def right_of(x, size):
+  """The rows of every second block of `size`."""
+  starts = range(size, x.shape[0], 2 * size)
+  return jnp.concatenate([x[s : s + size] for s in starts], axis=0)
+
+
+def with_right(x, new, size):
+  """`x` with `new` for the rows of every second block of `size`."""
+  parts = []
+  for s in range(0, new.shape[0], size):
+    parts += [x[2 * s : 2 * s + size], new[s : s + size]]
+  return jnp.concatenate(parts, axis=0)
+
+
+def pairs(rows, size, same):
+  """[R / 2, R]: for rows of right blocks, the columns of their left ones."""
+  shape = (rows // 2, rows)
+  row = block(lax.broadcasted_iota(jnp.int32, shape, 0), size)
+  column = block(lax.broadcasted_iota(jnp.int32, shape, 1), size)
+  mask = column == 2 * row
+  return mask if same is None else mask & right_of(same, size)
+
+
+def spread(x, row):
+  """Row `row` of every tile of 8 on all rows of its tile."""
+  tiles = x.reshape(x.shape[0] // TILE, TILE, x.shape[1])
+  one = jnp.broadcast_to(tiles[:, row : row + 1], tiles.shape)
+  return one.reshape(x.shape)
+
+
+def sum_of_tile(x):
+  """Sums of the rows of every tile of 8, on all rows of the tile."""
+  tiles = x.reshape(x.shape[0] // TILE, TILE, x.shape[1])
+  one = jnp.sum(tiles, axis=1, keepdims=True)
+  return jnp.broadcast_to(one, tiles.shape).reshape(x.shape)
+
+
+def row_of_tile(rows):
+  """[R, 1]: place of every row in its tile."""
+  return lax.broadcasted_iota(jnp.int32, (rows, 1), 0) & (TILE - 1)
+
+
+def from_row(s, pre, begun):
+  """Decay from row s of a tile to its rows, and for which rows there is one.
+
+  Args:
+    s: row of a tile.
+    pre: [R, K], sums of g from the start of the tile to the row.
+    begun: [R, 1], index of the document, or None.
+  """
+  # Rows above s have none; zero keeps their exponents from being large.
+  decay = jnp.exp(jnp.minimum(pre - spread(pre, s), 0.0))
+  valid = row_of_tile(pre.shape[0]) >= s
+  return decay, valid if begun is None else valid & (begun == spread(begun, s))
+
+
+def tiles(q, a, c, pre, begun):
+  """P and T inside tiles of 8 rows, [R, R]; arguments as `from_row`."""
+  i, j = indices(q.shape[0])
+  row = row_of_tile(q.shape[0])
+  p = jnp.zeros(i.shape, jnp.float32)
+  inverse = jnp.where(i == j, 1.0, 0.0)
+  for s in range(TILE):
+    decay, valid = from_row(s, pre, begun)
+    decayed = spread(c, s) * decay
+    of_q = jnp.where(valid, jnp.sum(q * decayed, axis=1, keepdims=True), 0.0)
+    p = jnp.where(j == (i & -TILE) + s, of_q, p)
+    if s < TILE - 1:
+      of_a = jnp.sum(a * decayed, axis=1, keepdims=True)
+      of_a = jnp.where(valid & (row > s), of_a, 0.0)
+      inverse = inverse - of_a * spread(inverse, s)
+  return p, inverse
+
+
+def prepare(q, a, c, g, run, chunk) -> Chunk:
   """Everything of a chunk that does not depend on the state.
 
   Args:
-    q, a, c, g: [C, K] float32.
-    run: [1, C] float32, documents begun since the chunk before, or None.
+    q, a, c, g: [R, K] float32.
+    run: [1, R] float32, documents begun since the chunk before, or None.
+    chunk: C.
   """
-  chunk = g.shape[0]
-  i = lax.broadcasted_iota(jnp.int32, (chunk, chunk), 0)
-  j = lax.broadcasted_iota(jnp.int32, (chunk, chunk), 1)
-  same = last = None
+  rows = g.shape[0]
+  i, j = indices(rows)
+  same = last = begun = None
   if run is not None:
-    column = jnp.sum(jnp.where(i == j, run, 0.0), axis=1, keepdims=True)
+    begun = jnp.sum(jnp.where(i == j, run, 0.0), axis=1, keepdims=True)
     end = jnp.max(run, axis=1, keepdims=True)
-    same, last = column == run, column == end
-  levels, head, tail, keep = decays(g, same)
-  keep = keep[:1]
+    same, last = begun == run, begun == end
+  tile_sums, levels, pre, suf, total = local_sums(g, chunk)
+  head, tail, keep = jnp.exp(pre), jnp.exp(suf), jnp.exp(total)
   if run is not None:
-    head = jnp.where(column == 0.0, head, 0.0)
+    head = jnp.where(begun == 0.0, head, 0.0)
     tail = jnp.where(last, tail, 0.0)
     keep = jnp.where(end == 0.0, keep, 0.0)
-  x = jnp.concatenate([q, a], axis=0)
-  diagonal = jnp.sum(q * c, axis=1, keepdims=True)
-  p = jnp.where(i == j, diagonal, 0.0)
-  inverse = jnp.where(i == j, 1.0, 0.0)
+  p, inverse = tiles(q, a, c, tile_sums, begun)
   for level in levels:
-    both = exact(x * twice(level.pre), c * level.suf, NT)
-    p = jnp.where(level.mask, both[:chunk], p)
-    pair = jnp.where(level.mask, both[chunk:], 0.0)
-    if level.size > 1:
-      pair = exact(inverse, exact(pair, inverse))
-    inverse = inverse - pair
-  return Chunk(x, twice(head), tail, keep, p, inverse, levels, same, last)
+    size = level.size
+    decay = jnp.exp(right_of(level.pre, size))
+    x = jnp.concatenate(
+      [right_of(q, size) * decay, right_of(a, size) * decay], axis=0
+    )
+    both = exact(x, c * jnp.exp(level.suf), NT)
+    mask = pairs(rows, size, same)
+    half = rows // 2
+    p = with_right(p, jnp.where(mask, both[:half], right_of(p, size)), size)
+    below = exact(jnp.where(mask, both[half:], 0.0), inverse)
+    below = with_right(jnp.zeros_like(inverse), below, size)
+    right = right_of(inverse, size)
+    inverse = with_right(inverse, right - exact(right, below), size)
+  return Chunk(
+    *(tile_sums, levels, head, tail, keep, p, inverse, begun, same, last)
+  )
 
 
-def twice(x):
-  """[C, K] for both halves of stacked operands."""
-  return jnp.concatenate([x, x], axis=0)
+def heads_of(x, chunk):
+  """[R, …] as one [C, …] a head."""
+  return [x[s : s + chunk] for s in range(0, x.shape[0], chunk)]
 
 
-def advance(parts: Chunk, c, u, state, dot):
-  """`(o, n, state after)` of a chunk."""
-  chunk = u.shape[0]
-  read = dot(parts.x * parts.head, state, NT)
-  n = dot(parts.inverse, u - read[chunk:])
-  o = read[:chunk] + dot(parts.p, n)
-  return o, n, parts.keep * state + dot(n, c * parts.tail, TN)
+def stack(blocks):
+  return jnp.concatenate(blocks, axis=0)
 
 
-def load(ref):
-  """A block of a [B, T, H K] operand as [C, K] float32."""
-  return ref[0].astype(jnp.float32)
+def advance(parts: Chunk, q, a, c, u, states, dot):
+  """`(o, n, states after)` of a chunk; states [V, K], one a head."""
+  chunk = u.shape[0] // len(states)
+  q, a = q * parts.head, a * parts.head
+  read = [
+    dot(stack(both), state, NT)
+    for *both, state in zip(
+      heads_of(q, chunk), heads_of(a, chunk), states, strict=True
+    )
+  ]
+  n = dot(parts.inverse, u - stack([x[chunk:] for x in read]))
+  o = stack([x[:chunk] for x in read]) + dot(parts.p, n)
+  after = [
+    keep[:1] * state + dot(n, c, TN)
+    for keep, state, n, c in zip(
+      heads_of(parts.keep, chunk),
+      states,
+      heads_of(n, chunk),
+      heads_of(c * parts.tail, chunk),
+      strict=True,
+    )
+  ]
+  return o, n, after
+
+
+def load(ref, heads):
+  """A block [1, C, heads K] as [R, K] float32."""
+  width = ref.shape[2] // heads
+  x = ref[0].astype(jnp.float32)
+  return stack([x[:, h * width : (h + 1) * width] for h in range(heads)])
+
+
+def store(ref, x, heads):
+  """The inverse of `load`."""
+  blocks = heads_of(x, x.shape[0] // heads)
+  ref[0] = jnp.concatenate(blocks, axis=1).astype(ref.dtype)
 
 
 def _kernel(*refs, symmetric, packed, save):
@@ -175,42 +302,55 @@ def _kernel(*refs, symmetric, packed, save):
   q_ref, c_ref, u_ref, g_ref, start_ref = refs[:5]
   a_ref = c_ref if symmetric else refs[5]
   run = refs[6 - symmetric][0, 0] if packed else None
-  o_ref, end_ref, *states = refs[len(refs) - 2 - save :]
+  o_ref, end_ref, *saved = refs[len(refs) - 2 - save :]
+  heads = scratch.shape[0]
 
   @pl.when(pl.program_id(2) == 0)
   def _():
-    scratch[...] = start_ref[0, 0]
+    scratch[...] = start_ref[0]
 
-  state = scratch[...]
   if save:
-    states[0][0, 0, 0] = state
-  c = load(c_ref)
-  parts = prepare(load(q_ref), load(a_ref), c, load(g_ref), run)
-  o, _, state = advance(parts, c, load(u_ref), state, dot_for(u_ref.dtype))
-  o_ref[0] = o.astype(o_ref.dtype)
-  scratch[...] = state
+    saved[0][0, :, 0] = scratch[...]
+  q, a, c, u, g = (
+    load(ref, heads) for ref in (q_ref, a_ref, c_ref, u_ref, g_ref)
+  )
+  parts = prepare(q, a, c, g, run, u_ref.shape[1])
+  states = [scratch[h] for h in range(heads)]
+  o, _, states = advance(parts, q, a, c, u, states, dot_for(u_ref.dtype))
+  store(o_ref, o, heads)
+  for h in range(heads):
+    scratch[h] = states[h]
 
   @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
   def _():
-    end_ref[0, 0] = state
+    end_ref[0] = scratch[...]
+
+
+def heads_a_step(heads, chunk):
+  """As many heads as fit into 128 rows."""
+  fit = [n for n in range(1, heads + 1) if heads % n == 0 and n * chunk <= 128]
+  return max(fit, default=1)
 
 
 def specs(shape, chunk, backwards=False):
-  """Block specifications by kind, for a grid of rows, heads and chunks."""
-  rows, length, heads, k, v = shape
-  del rows, heads
+  """Heads a step, and block specifications by kind.
+
+  The grid is rows, groups of heads, chunks.
+  """
+  length, heads, k, v = shape[1:]
   last = length // chunk - 1
+  n = heads_a_step(heads, chunk)
 
-  def at(n):
-    return last - n if backwards else n
+  def at(t):
+    return last - t if backwards else t
 
-  return {
-    'k': pl.BlockSpec((1, chunk, k), lambda b, h, n: (b, at(n), h)),
-    'v': pl.BlockSpec((1, chunk, v), lambda b, h, n: (b, at(n), h)),
-    'run': pl.BlockSpec((1, 1, 1, chunk), lambda b, h, n: (b, at(n), 0, 0)),
-    'state': pl.BlockSpec((1, 1, v, k), lambda b, h, n: (b, h, 0, 0)),
+  return n, {
+    'k': pl.BlockSpec((1, chunk, n * k), lambda b, h, t: (b, at(t), h)),
+    'v': pl.BlockSpec((1, chunk, n * v), lambda b, h, t: (b, at(t), h)),
+    'run': pl.BlockSpec((1, 1, 1, n * chunk), lambda b, h, t: (b, at(t), 0, 0)),
+    'state': pl.BlockSpec((1, n, v, k), lambda b, h, t: (b, h, 0, 0)),
     'states': pl.BlockSpec(
-      (1, 1, 1, v, k), lambda b, h, n: (b, h, at(n), 0, 0)
+      (1, n, 1, v, k), lambda b, h, t: (b, h, at(t), 0, 0)
     ),
   }
 
@@ -240,13 +380,15 @@ def forward(q, a, c, u, g, state, run, *, chunk, save, interpret):
   """
   rows, length, heads, k, v = shape = shape_of(q, state)
   chunks = length // chunk
-  of = specs(shape, chunk)
+  group, of = specs(shape, chunk)
   operands = [q, c, u, g, state]
   kinds = ['k', 'k', 'v', 'k', 'state']
-  for operand, kind in ((a, 'k'), (run, 'run')):
-    if operand is not None:
-      operands.append(operand)
-      kinds.append(kind)
+  if a is not None:
+    operands.append(a)
+    kinds.append('k')
+  if run is not None:
+    operands.append(jnp.tile(run, group))
+    kinds.append('run')
   out_shape = [like(q, u.shape, u.dtype), like(q, state.shape, jnp.float32)]
   out_kinds = ['v', 'state']
   if save:
@@ -256,11 +398,11 @@ def forward(q, a, c, u, g, state, run, *, chunk, save, interpret):
     functools.partial(
       _kernel, symmetric=a is None, packed=run is not None, save=save
     ),
-    grid=(rows, heads, chunks),
+    grid=(rows, heads // group, chunks),
     in_specs=[of[kind] for kind in kinds],
     out_specs=[of[kind] for kind in out_kinds],
     out_shape=out_shape,
-    scratch_shapes=[pltpu.VMEM((v, k), jnp.float32)],
+    scratch_shapes=[pltpu.VMEM((group, v, k), jnp.float32)],
     compiler_params=PARAMS,
     interpret=interpret,
     name='gated_delta_forward',
