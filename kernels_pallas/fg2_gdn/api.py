@@ -308,9 +308,7 @@ def _prepare(q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size):
   )
   specs.check_values(g)
   rows, length, heads, width = q.shape
-  accumulate = jnp.promote_types(
-    functools.reduce(jnp.promote_types, (q.dtype, k.dtype, v.dtype)), g.dtype
-  )
+  accumulate = _wide(q, k, v, g)
   if initial_state is None:
     initial_state = jnp.zeros((rows, heads, width, v.shape[-1]), accumulate)
   scale = width**-0.5 if scale is None else scale
@@ -337,9 +335,16 @@ def _root(beta):
   return jnp.sqrt(jnp.maximum(beta, MIN_BETA))
 
 
+def _wide(*arrays):
+  """float64 if an array is, else float32; strict promotion has no bfloat16."""
+  return (
+    jnp.float64 if any(x.dtype == np.float64 for x in arrays) else jnp.float32
+  )
+
+
 def _scaled(x, factor):
-  """`x * factor` in the wider dtype, given in the dtype of `x`."""
-  wide = jnp.promote_types(x.dtype, factor.dtype)
+  """`x * factor` in float32 or wider, given in the dtype of `x`."""
+  wide = _wide(x, factor)
   return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 

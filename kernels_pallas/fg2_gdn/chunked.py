@@ -33,6 +33,7 @@ CHUNK = decays.CHUNK
 CHUNKS = 4  # a block
 
 
+@functools.partial(jax.jit, static_argnames='chunk_size')
 def gated_delta_chunked(
   q: Float[Array, 'B T H K'],
   a: Float[Array, 'B T H K'] | None,

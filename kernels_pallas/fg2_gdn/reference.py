@@ -8,6 +8,8 @@ queries and keys, `V` width of values. `S` is [K, V] per row and head; `G` is
 `K`, or 1 for one decay a head.
 """
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -44,6 +46,7 @@ def gated_delta_step(
   return o, decayed + c[..., None] * new[..., None, :]
 
 
+@functools.partial(jax.jit, static_argnames='chunk_size')
 def gated_delta_recurrent(
   q: Float[Array, 'B T H K'],
   a: Float[Array, 'B T H K'] | None,

@@ -58,8 +58,11 @@ def call(name, **keywords):
   return function(*map(row, (Q, K, V, *gates)), scale=1.0, **keywords)
 
 
-@pytest.mark.parametrize('implementation', ['recurrent', 'chunk'])
-@pytest.mark.parametrize('name', VECTORS)
+@pytest.mark.parametrize(
+  'name, implementation',
+  [(name, 'recurrent') for name in VECTORS]
+  + [(name, 'chunk') for name in ('gdn', 'fg2_plus', 'gdn2')],
+)
 def test_three_tokens_by_hand(name, implementation):
   o, state = call(name, implementation=implementation)
   wanted_o, wanted_state = VECTORS[name]
