@@ -1,0 +1,216 @@
+"""FG2-GDN against its relatives: associative recall, and a little real text.
+
+  python -m experiments.claims.fg2_gdn                      # hours; resumable
+  python -m experiments.claims.fg2_gdn --settings=mqar_64 --arms=kda,fg2_plus
+
+Every arm is a two-layer model of the same width, state size and number of
+parameters (within 1 %: the feed-forward width evens them out). Learning rates
+are swept on the first seed, the best on validation rows is used for the other
+seeds; reported are test rows that neither saw. A finished run is one file under
+`results/fg2_gdn/`; those are skipped, so the command goes on where it stopped.
+
+Recall: MQAR (2312.04927), and keys of shared parts that are overwritten. Text:
+the topics of Python's own documentation, which every Python brings along.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pathlib
+import time
+from typing import NamedTuple
+
+from absl import app, flags, logging
+import jax
+import numpy as np
+
+from experiments import run
+from experiments.claims import recall, recall_report, sequence
+from jaxagent import registry, tokens
+from jaxagent.models import config as config_lib
+from jaxagent.models import policy as policy_lib
+
+_SETTINGS = flags.DEFINE_list('settings', [], 'Which; all by default.')
+_ARMS = flags.DEFINE_list('arms', [], 'Which; all by default.')
+_SEEDS = flags.DEFINE_integer('seeds', 3, 'How many seeds.')
+_SUMMARY = flags.DEFINE_bool('summary', False, 'Only tables and figure.')
+
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'fg2_gdn'
+ARMS = ('gdn', 'kda', 'fg2', 'fg2_plus', 'attention')
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+BATCH, HELD_OUT = 32, 16  # rows a batch; batches of a held-out set
+
+
+class Setting(NamedTuple):
+  """One task at one size.
+
+  Attributes:
+    task: 'multi_query', 'overwriting' or 'text'.
+    length: tokens a row.
+    pairs: keys of a row; 0 for text.
+    width: K = V, so that a head remembers width x width numbers.
+    steps: updates.
+    vocab: ids.
+  """
+
+  task: str
+  length: int
+  pairs: int
+  width: int
+  steps: int
+  vocab: int = 256
+
+
+SETTINGS = {
+  'mqar_64': Setting('multi_query', 64, 16, 16, 1500),
+  'mqar_128': Setting('multi_query', 128, 32, 16, 1500),
+  'mqar_256': Setting('multi_query', 256, 64, 16, 1500),
+  'mqar_256_wide': Setting('multi_query', 256, 64, 32, 1500),
+  'interference_96': Setting('overwriting', 96, 12, 16, 1500),
+  'interference_192': Setting('overwriting', 192, 24, 16, 1500),
+  'text_256': Setting('text', 256, 0, 32, 400, vocab=1024),
+}
+
+
+def arm_config(arm: str, setting: Setting) -> config_lib.ModelConfig:
+  """The model of an arm, as large as the largest of all arms."""
+  largest = max(_size(_config(a, setting, 128)) for a in ARMS)
+  grown = 129
+  unit = _size(_config(arm, setting, grown)) - _size(_config(arm, setting, 128))
+  missing = largest - _size(_config(arm, setting, 128))
+  return _config(arm, setting, 128 + round(missing / unit))
+
+
+def _config(arm, setting, intermediate):
+  registry.one_of('arm', arm, ARMS)
+  shared = {
+    'vocab': setting.vocab,
+    'hidden': 64,
+    'heads': 2,
+    'kv_heads': 2,
+    'head_dim': setting.width,
+    'intermediate': intermediate,
+    'init_std': 0.05,
+  }
+  if arm == 'attention':
+    return config_lib.ModelConfig(
+      family='qwen3', layers=2, qk_norm=True, **shared
+    )
+  delta = config_lib.GatedDelta(
+    heads=2,
+    key_dim=setting.width,
+    value_dim=setting.width,
+    variant=arm,
+    gate_rank=setting.width,
+  )
+  return config_lib.ModelConfig(
+    family='hybrid', layers=('gated_delta',) * 2, gated_delta=delta, **shared
+  )
+
+
+def _size(config):
+  shapes = jax.eval_shape(policy_lib.build(config).init, jax.random.key(0))
+  return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def batch(setting: Setting, stream: str, index: int, seed: int) -> recall.Batch:
+  """Rows of a setting: `stream` is 'train', 'validation' or 'test'."""
+  if setting.task == 'text':
+    return _text(setting, stream, index, seed)
+  rng = np.random.default_rng([_STREAMS.index(stream), seed, index])
+  return recall.TASKS[setting.task](
+    rng,
+    batch=BATCH,
+    length=setting.length,
+    pairs=setting.pairs,
+    vocab=setting.vocab,
+  )
+
+
+_STREAMS = ('train', 'validation', 'test')
+
+
+@functools.cache
+def _corpus():
+  """Ids of the documentation topics: {stream: i32[N]}, a tenth held out each."""
+  topics = importlib.import_module('pydoc_data.topics').topics
+  tokenizer = tokens.default()
+  parts = {stream: [] for stream in _STREAMS}
+  for index, name in enumerate(sorted(topics)):
+    stream = {8: 'validation', 9: 'test'}.get(index % 10, 'train')
+    parts[stream] += tokenizer.encode(topics[name])
+  return {stream: np.asarray(ids, np.int32) for stream, ids in parts.items()}
+
+
+def _text(setting, stream, index, seed):
+  ids = _corpus()[stream]
+  rng = np.random.default_rng([_STREAMS.index(stream), seed, index])
+  start = rng.integers(0, len(ids) - setting.length, BATCH)
+  rows = ids[start[:, None] + np.arange(setting.length + 1)]
+  return recall.Batch(rows[:, :-1], rows[:, 1:])
+
+
+def run_one(
+  name: str, arm: str, learning_rate: float, seed: int
+) -> pathlib.Path:
+  """Trains one model unless its result is there; returns its file."""
+  path = RESULTS / f'{name}-{arm}-{learning_rate:g}-{seed}.json'
+  if path.exists():
+    return path
+  setting = SETTINGS[registry.one_of('setting', name, SETTINGS)]
+  config = arm_config(arm, setting)
+  started = time.perf_counter()
+  result = sequence.train(
+    policy_lib.build(config),
+    lambda step: batch(setting, 'train', step, seed),
+    {
+      stream: [batch(setting, stream, i, 0) for i in range(HELD_OUT)]
+      for stream in ('validation', 'test')
+    },
+    steps=setting.steps,
+    learning_rate=learning_rate,
+    seed=seed,
+    label=path.stem,
+  )
+  result |= {
+    'setting': name,
+    'sizes': setting._asdict(),
+    'arm': arm,
+    'learning_rate': learning_rate,
+    'seed': seed,
+    'parameters': _size(config),
+    'intermediate': config.intermediate,
+    'model': dataclasses.asdict(config),
+    'seconds': time.perf_counter() - started,
+    **run.circumstances(),
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(result, indent=1))
+  return path
+
+
+def best_rate(name: str, arm: str) -> float:
+  """The learning rate with the lowest validation loss on the first seed."""
+
+  def loss(rate):
+    result = json.loads(run_one(name, arm, rate, 0).read_text())
+    value = result['validation']['loss']
+    return value if np.isfinite(value) else np.inf
+
+  return min(LEARNING_RATES, key=loss)
+
+
+def main(_):
+  logging.set_verbosity(logging.WARNING)
+  if not _SUMMARY.value:
+    for name in _SETTINGS.value or SETTINGS:
+      for arm in _ARMS.value or ARMS:
+        rate = best_rate(name, arm)
+        for seed in range(_SEEDS.value):
+          run_one(name, arm, rate, seed)
+  print(recall_report.write(RESULTS, ARMS, SETTINGS))
+
+
+if __name__ == '__main__':
+  app.run(main)
