@@ -27,8 +27,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxagent import losses, tokens
 from jaxagent.losses import base
 from jaxagent.models import config as config_lib
+from jaxagent.models import config_json, sharding
 from jaxagent.models import policy as policy_lib
-from jaxagent.models import sharding
 from jaxagent.training import state as state_lib
 from jaxagent.training import update as update_lib
 
@@ -76,7 +76,7 @@ def model_config(config: Mapping[str, Any]) -> config_lib.ModelConfig:
       changes = {'vocab': tokens.default().vocab_size, **changes}
   else:
     fields = pathlib.Path(section['init']) / 'config.json'
-    model = config_lib.from_hugging_face(json.loads(fields.read_text()))
+    model = config_json.from_hugging_face(json.loads(fields.read_text()))
   if section['dtype']:
     changes = {'dtype': section['dtype'], **changes}
   return dataclasses.replace(model, **changes)

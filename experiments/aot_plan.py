@@ -381,7 +381,7 @@ def main(arguments: Sequence[str] | None = None):
   how = {'limit': options.limit, 'kernels': not options.no_kernels}
   outcome = plan(config, options.topology, **how)
   outcome['versions'] = _versions()
-  if not outcome['fits']:
+  if any('need' in r and not r['fits'] for r in outcome['programs'].values()):
     print(aot_report.sentence(outcome) + '. What may help:')
     for words, fields in suggestions(config):
       flags = ' '.join(f'--config.{k}="{v}"' for k, v in fields.items())
