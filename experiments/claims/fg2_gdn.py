@@ -59,14 +59,14 @@ class Setting(NamedTuple):
   pairs: int
   width: int
   steps: int
-  vocab: int = 256
+  vocab: int = 64
 
 
 SETTINGS = {
-  'mqar_64': Setting('multi_query', 64, 16, 16, 1500),
-  'mqar_128': Setting('multi_query', 128, 32, 16, 1500),
-  'mqar_256': Setting('multi_query', 256, 64, 16, 1500),
-  'mqar_256_wide': Setting('multi_query', 256, 64, 32, 1500),
+  'mqar_64': Setting('multi_query', 64, 8, 16, 1500),
+  'mqar_128': Setting('multi_query', 128, 16, 16, 1500),
+  'mqar_128_wide': Setting('multi_query', 128, 16, 32, 1500),
+  'mqar_256': Setting('multi_query', 256, 32, 16, 1500, vocab=128),
   'interference_96': Setting('overwriting', 96, 12, 16, 1500),
   'interference_192': Setting('overwriting', 192, 24, 16, 1500),
   'text_256': Setting('text', 256, 0, 32, 400, vocab=1024),
