@@ -181,9 +181,14 @@ def _backward(chunks, xs, entries, last, marks, do, dlast):
 
 
 def _branch(function, g, masks, *args):
-  """Runs `function` with the decays that suit `g`, chosen at run time."""
-  if g.shape[-1] == 1:
-    return function(decays.by_head, masks, *args)
+  """Runs `function` with the decays that suit `g`, chosen at run time.
+
+  Not so for packed rows: one document's decays would choose for the others,
+  and change their last bits.
+  """
+  if g.shape[-1] == 1 or masks is not None:
+    form = decays.by_head if g.shape[-1] == 1 else decays.by_halves
+    return function(form, masks, *args)
   return lax.cond(
     decays.is_moderate(g),
     functools.partial(function, decays.about_middle, masks),

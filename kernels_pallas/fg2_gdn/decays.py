@@ -142,25 +142,16 @@ def by_head(block: dict[str, Array], masks: Masks | None) -> Decayed:
   )
 
 
-def about_middle(block: dict[str, Array], masks: Masks | None) -> Decayed:
-  """A decay a channel, counted from the middle row of the chunk.
+def about_middle(block: dict[str, Array], masks: None = None) -> Decayed:
+  """A decay a channel, counted from the middle row; for one document a row.
 
   The state carries the factor from the chunk's start to its middle row.
   """
+  assert masks is None, 'Packed rows need by_halves.'
   g = block['g']
-  from_middle = _signed(CHUNK)
-  start = g[..., :HALF, :]
-  if masks is None:
-    seen, strict = _LOWER, _STRICT
-    head = tail = None
-  else:
-    from_middle = jnp.where(masks.same, from_middle, 0)
-    start = jnp.where(masks.head[..., :HALF, :], start, 0)
-    seen, strict = _LOWER & masks.same, _STRICT & masks.same
-    head, tail = (x.astype(g.dtype) for x in (masks.head, masks.tail))
-  decay = jnp.exp(_sums(from_middle, g))
+  decay = jnp.exp(_sums(_signed(CHUNK), g))
   growth = 1 / decay
-  to_middle = jnp.exp(jnp.sum(start, -2))[..., None]
+  to_middle = jnp.exp(jnp.sum(g[..., :HALF, :], -2))[..., None]
   to_end = decay[..., -1, :, None]
   # Over a chunk: from its middle to the middle of the next, or to the end.
   write = to_end * jnp.concatenate(
@@ -170,19 +161,20 @@ def about_middle(block: dict[str, Array], masks: Masks | None) -> Decayed:
   a = block.get('a', block['c']) * decay
 
   def pull(dq, da, dc, dreads, dlower):
-    dreads, dlower = jnp.where(seen, dreads, 0), jnp.where(strict, dlower, 0)
+    dreads = jnp.where(_LOWER, dreads, 0)
+    dlower = jnp.where(_STRICT, dlower, 0)
     dq, da, dc = _pull_pairs((q, a, c), (dq, da, dc), dreads, dlower)
     z = q * dq + a * da - c * dc
     return dq * decay, da * decay, dc * growth, z
 
   return Decayed(
     *(q, a, c),
-    lower=jnp.where(strict, triangular.dot(a, c, 'nt'), 0),
-    reads=jnp.where(seen, triangular.dot(q, c, 'nt'), 0),
-    head=head,
-    tail=tail,
+    lower=jnp.where(_STRICT, triangular.dot(a, c, 'nt'), 0),
+    reads=jnp.where(_LOWER, triangular.dot(q, c, 'nt'), 0),
+    head=None,
+    tail=None,
     enter=to_middle[0],
-    keep=write if masks is None else jnp.where(masks.keep, write, 0),
+    keep=write,
     write=write,
     pull=pull,
   )
