@@ -58,6 +58,15 @@ def test_prefill_in_chunks_and_decode_give_the_same_logits(golden):
   )
 
 
+@pytest.fixture(scope='module')
+def short(golden):
+  """The last two layers, one of each kind."""
+  c, params, _, ids = golden
+  c = dataclasses.replace(c, layers=c.layers[2:])
+  params = params | {'layers': params['layers'][2:]}
+  return c, params, ids, _logits(c, params, ids)
+
+
 @pytest.mark.parametrize(
   'change',
   [
@@ -71,8 +80,8 @@ def test_prefill_in_chunks_and_decode_give_the_same_logits(golden):
     {'experts': {'normalise': False}},
   ],
 )
-def test_every_number_of_the_config_reaches_the_logits(golden, change):
-  c, params, stored, ids = golden
+def test_every_number_of_the_config_reaches_the_logits(short, change):
+  c, params, ids, want = short
   fields = {
     name: dataclasses.replace(getattr(c, name), **value)
     if isinstance(value, dict)
@@ -80,7 +89,7 @@ def test_every_number_of_the_config_reaches_the_logits(golden, change):
     for name, value in change.items()
   }
   other = _logits(dataclasses.replace(c, **fields), params, ids)
-  assert np.abs(other - stored['logits'][0]).max() > 1e-3
+  assert np.abs(other - want).max() > 1e-3
 
 
 @pytest.mark.parametrize('shard_bytes', [5 * 1024**3, 50_000])
