@@ -53,7 +53,7 @@ class Chunk(NamedTuple):
   """What the forward and the backward of a chunk both need.
 
   Attributes:
-    tile_sums: [R, K], sums of g from the start of a tile of 8 to the row.
+    tile_sums: [R, K], as `sums_in_tile`.
     levels: blocks of 8, 16, …, C / 2 rows.
     head: [R, K], e^G where the state before the chunk is seen, else 0.
     tail: [R, K], e^(G_C - G) where the state after it is written, else 0.
@@ -114,7 +114,7 @@ def block(i, size):
 
 
 def local_sums(g, chunk):
-  """Sums in a tile, the levels, and of the chunk: pre, suf, total."""
+  """The levels, then the sums for the whole chunk: pre, suf, total."""
   rows = lax.broadcasted_iota(jnp.int32, g.shape, 0)
   pre, suf, total = g, jnp.zeros_like(g), g
   levels, size = [], 1
@@ -131,7 +131,7 @@ def local_sums(g, chunk):
     suf = suf + jnp.where(right, 0.0, other)
     total = total + other
     size *= 2
-  return levels[0].pre, tuple(levels), pre, suf, total
+  return tuple(levels), pre, suf, total
 
 
 def right_of(x, size):
@@ -164,6 +164,21 @@ def spread(x, row):
   return one.reshape(x.shape)
 
 
+def sums_in_tile(g, begun):
+  """[R, K]: sums of g from the start of the tile, or document, to the row.
+
+  Their differences would carry rounding from one document to the next, if sums
+  did not start anew.
+  """
+  row = row_of_tile(g.shape[0])
+  for step in (1, 2, 4):
+    valid = row >= step
+    if begun is not None:
+      valid = valid & (begun == pltpu.roll(begun, step, 0))
+    g = g + jnp.where(valid, pltpu.roll(g, step, 0), 0.0)
+  return g
+
+
 def sum_of_tile(x):
   """Sums of the rows of every tile of 8, on all rows of the tile."""
   tiles = x.reshape(x.shape[0] // TILE, TILE, x.shape[1])
@@ -181,7 +196,7 @@ def from_row(s, pre, begun):
 
   Args:
     s: row of a tile.
-    pre: [R, K], sums of g from the start of the tile to the row.
+    pre: [R, K], as `sums_in_tile`.
     begun: [R, 1], index of the document, or None.
   """
   # Rows above s have none; zero keeps their exponents from being large.
@@ -223,7 +238,8 @@ def prepare(q, a, c, g, run, chunk) -> Chunk:
     begun = jnp.sum(jnp.where(i == j, run, 0.0), axis=1, keepdims=True)
     end = jnp.max(run, axis=1, keepdims=True)
     same, last = begun == run, begun == end
-  tile_sums, levels, pre, suf, total = local_sums(g, chunk)
+  tile_sums = sums_in_tile(g, begun)
+  levels, pre, suf, total = local_sums(g, chunk)
   head, tail, keep = jnp.exp(pre), jnp.exp(suf), jnp.exp(total)
   if run is not None:
     head = jnp.where(begun == 0.0, head, 0.0)

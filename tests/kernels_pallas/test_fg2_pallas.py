@@ -38,7 +38,12 @@ def problem(*, seed=0, length=LENGTH, width=WIDTH, asymmetric=False):
   }
 
 
-@functools.partial(jax.jit, static_argnames=('implementation', 'chunk_size'))
+# Compiled for a few small runs: optimising would take longer than it saves.
+@functools.partial(
+  jax.jit,
+  static_argnames=('implementation', 'chunk_size'),
+  compiler_options={'xla_backend_optimization_level': 0},
+)
 def evaluate(operands, do, ds, segment_ids, *, implementation, chunk_size):
   """`o`, the final state and the gradient of every operand, by name."""
 
