@@ -54,6 +54,8 @@ Outputs = tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]
 MIN_G = -30.0
 MIN_BETA = 1e-30
 
+LANES = 16
+
 
 def gated_delta(
   q: Float[Array, 'B T H K'],
@@ -345,6 +347,13 @@ def _wide(*arrays):
 def _scaled(x, factor):
   """`x * factor` in float32 or wider, given in the dtype of `x`."""
   wide = _wide(x, factor)
+  width = x.shape[-1]
+  if factor.shape[-1] == 1 and width % LANES == 0:
+    # Widened in two steps, so that its gradient is summed in two, which
+    # vectorises; one sum over the last axis was a sixth of GDN's training time.
+    factor = jnp.broadcast_to(factor, (*factor.shape[:-1], LANES))[..., None, :]
+    tall = (*x.shape[:-1], width // LANES, LANES)
+    factor = jnp.broadcast_to(factor, tall).reshape(x.shape)
   return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 

@@ -85,7 +85,7 @@ def test_decoding_gives_what_prefill_gives(asymmetric):
   np.testing.assert_allclose(state, last, atol=1e-5)
 
 
-@pytest.mark.parametrize('chunk_size', specs.CHUNK_SIZES)
+@pytest.mark.parametrize('chunk_size', [16, 128])
 def test_any_length_and_chunk_size(chunk_size):
   q, k, v, g = operands()
   wanted = fg2_gdn.gated_delta(q, k, v, g, implementation='recurrent')

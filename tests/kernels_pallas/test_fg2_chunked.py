@@ -286,6 +286,7 @@ def skip_the_merge(lower):
   return jnp.linalg.inv(jnp.where(inside, lower, 0) + jnp.eye(size)[None, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'module, name, mutant, gate',
   [
