@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any, Literal
 
 Family = Literal['llama', 'qwen2', 'qwen3', 'qwen3_next', 'hybrid']
-Kind = Literal['attention', 'sparse_attention', 'gated_delta']
 KINDS = ('attention', 'sparse_attention', 'gated_delta')
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -36,7 +35,7 @@ class GatedDelta:
     beta_rank: of the projection to the learning rates; 0 is full.
     gate_rank: of the projections to the output gate and to decays by channel;
       0 is full.
-    gate: what the output gate goes through.
+    gate: what the output gate goes through, 'sigmoid' or 'silu'.
     allow_neg_eigval: learning rates up to 2 instead of 1.
   """
 
@@ -45,10 +44,10 @@ class GatedDelta:
   key_dim: int = 128
   value_dim: int = 128
   conv_width: int = 4
-  variant: Literal['gdn', 'kda', 'fg2', 'fg2_plus'] = 'fg2_plus'
+  variant: str = 'fg2_plus'
   beta_rank: int = 0
   gate_rank: int = 128
-  gate: Literal['sigmoid', 'silu'] = 'sigmoid'
+  gate: str = 'sigmoid'
   allow_neg_eigval: bool = False
 
   def __post_init__(self):
@@ -152,7 +151,7 @@ class ModelConfig:
   family: Family
   vocab: int
   hidden: int
-  layers: int | Sequence[Kind]
+  layers: int | Sequence[str]
   heads: int
   kv_heads: int
   head_dim: int
@@ -224,7 +223,7 @@ class ModelConfig:
         )
 
   @property
-  def kinds(self) -> tuple[Kind, ...]:
+  def kinds(self) -> tuple[str, ...]:
     """The kind of each layer."""
     if isinstance(self.layers, int):
       return ('attention',) * self.layers
