@@ -109,8 +109,21 @@ def arm_config(
   config.eval.splits = ('seen', 'unseen', 'seen+skills')
   if setting == 'real':
     _real(config, data)
-    config.train.steps = 40
+    _rare_success(config)
   return config
+
+
+def _rare_success(config):
+  """Where most groups fail: with the sizes of generated games, GRPO and SDAR
+  fell from 16 % to 2 % and 0 %. Normalised within a group of failures, the
+  small penalty for invalid commands is all that is left to learn from."""
+  config.train.steps = 40
+  config.optimizer.learning_rate = 1e-4
+  config.rollout.temperature = 0.7
+  config.loss.entropy_weight = 0.0
+  config.rewards.update(
+    names=('success',), transform=dict(name='group_normalize')
+  )
 
 
 def _real(config, data):
