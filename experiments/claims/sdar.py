@@ -122,7 +122,7 @@ def _rare_success(config):
   config.rollout.temperature = 0.7
   config.loss.entropy_weight = 0.0
   config.rewards.update(
-    names=('success',), transform=dict(name='group_normalize')
+    names=('success',), transform=dict(weights=(1.0,))
   )
 
 
