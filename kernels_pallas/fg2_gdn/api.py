@@ -45,13 +45,13 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from kernels_pallas import dispatch
-from kernels_pallas.fg2_gdn import chunked, reference, specs
+from kernels_pallas.fg2_gdn import chunked, decays, reference, specs
 
 Array = jax.Array | np.ndarray
 Outputs = tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]
 
 # The smallest log decay of a token, and the smallest beta under a square root.
-MIN_G = -30.0
+MIN_G = decays.MIN_G
 MIN_BETA = 1e-30
 
 LANES = 16
@@ -134,6 +134,7 @@ def choice(
     *args,
     automatic=automatic(),
     chunk_size=keywords.get('chunk_size', 64),
+    scale=1.0,
   )
 
 
@@ -313,8 +314,10 @@ def _prepare(q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size):
   accumulate = _wide(q, k, v, g)
   if initial_state is None:
     initial_state = jnp.zeros((rows, heads, width, v.shape[-1]), accumulate)
-  scale = width**-0.5 if scale is None else scale
-  q = _scaled(q, jnp.full((1, 1, 1, 1), scale, accumulate))
+  options = {
+    'chunk_size': chunk_size,
+    'scale': width**-0.5 if scale is None else float(scale),
+  }
   runs = None
   operands = [q, erase, k, v, g]
   if segment_ids is not None:
@@ -330,7 +333,7 @@ def _prepare(q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size):
     ]
     runs = None if runs is None else jnp.pad(runs, pad, mode='edge')
   state = jnp.asarray(initial_state, accumulate)
-  return (*operands, state, runs), {'chunk_size': chunk_size}, length
+  return (*operands, state, runs), options, length
 
 
 def _root(beta):
@@ -357,14 +360,16 @@ def _scaled(x, factor):
   return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 
-def _clamped(function, q, a, c, u, g, initial_state, runs, **keywords):
-  """Holds `g` in the range of the chunked forms."""
-  g = jnp.maximum(g, MIN_G)
-  return function(q, a, c, u, g, initial_state, runs, **keywords)
+def _ready(function, lowest, q, a, c, u, g, state, runs, *, scale, **keywords):
+  """Runs `function` on scaled queries and decays not below `lowest`."""
+  q = _scaled(q, jnp.full((1, 1, 1, 1), scale, _wide(q, g)))
+  if lowest is not None:
+    g = jnp.maximum(g, lowest)
+  return function(q, a, c, u, g, state, runs, **keywords)
 
 
 def _late(module: str, name: str, **keywords):
-  """A clamped implementation that is imported when it is first run."""
+  """An implementation that is imported when it is first run."""
 
   def run(*args, **rest):
     path = f'kernels_pallas.fg2_gdn.{module}'
@@ -372,14 +377,15 @@ def _late(module: str, name: str, **keywords):
       function = getattr(importlib.import_module(path), name)
     except (ImportError, AttributeError) as error:
       raise NotImplementedError(f'{path}.{name}: {error}') from error
-    return _clamped(function, *args, **keywords, **rest)
+    return _ready(function, MIN_G, *args, **keywords, **rest)
 
   return run
 
 
 IMPLEMENTATIONS = {
-  'recurrent': reference.gated_delta_recurrent,
-  'chunk': functools.partial(_clamped, chunked.gated_delta_chunked),
+  'recurrent': functools.partial(_ready, reference.gated_delta_recurrent, None),
+  # Scales and clamps by itself, in cache.
+  'chunk': chunked.gated_delta_chunked,
   'pallas': _late('pallas', 'gated_delta_pallas'),
   'pallas_interpret': _late('pallas', 'gated_delta_pallas', interpret=True),
   'pallas_gpu': _late('pallas_gpu', 'gated_delta_pallas_gpu'),
@@ -387,5 +393,6 @@ IMPLEMENTATIONS = {
 
 AUTOMATIC = {
   'tpu': ('pallas', 'chunk'),
-  'gpu': ('pallas_gpu', 'chunk'),
+  # The Triton kernel has not run on a GPU yet; ask for it by name.
+  'gpu': ('chunk',),
 }

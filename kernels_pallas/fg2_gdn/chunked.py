@@ -33,7 +33,7 @@ CHUNK = decays.CHUNK
 CHUNKS = 4  # a block
 
 
-@functools.partial(jax.jit, static_argnames='chunk_size')
+@functools.partial(jax.jit, static_argnames=('chunk_size', 'scale'))
 def gated_delta_chunked(
   q: Float[Array, 'B T H K'],
   a: Float[Array, 'B T H K'] | None,
@@ -44,21 +44,25 @@ def gated_delta_chunked(
   runs: Int[Array, 'B T'] | None,
   *,
   chunk_size: int,
+  scale: float = 1.0,
 ) -> tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]:
   """Same arguments and values as `reference.gated_delta_recurrent`.
 
-  Computes in the dtype of `initial_state`. `g` must be >= -30. Under `vmap`
-  the mapped axis joins the rows, so that nothing is computed twice.
+  Computes in the dtype of `initial_state`. Below -30 `g` counts as -30, with
+  no gradient. Scales and clamps inside its blocks: arrays of the size of an
+  operand that are written beforehand cost up to half the time. Under `vmap` the
+  mapped axis joins the rows, so that nothing is computed twice.
 
   Args:
-    q: queries, already scaled.
+    q: queries.
     a: erase directions; None where they equal `c`.
     c: write directions.
     u: values.
-    g: log decays in [-30, 0].
+    g: log decays <= 0.
     initial_state: the state before the first token.
     runs: index of each token's document along the row, or None.
     chunk_size: not used, see the top of the module.
+    scale: factor on the queries.
 
   Returns:
     `o`, in the dtype of `u`, and the state after the last token.
@@ -77,23 +81,23 @@ def gated_delta_chunked(
     runs = jnp.pad(runs, ((0, 0), (0, extra)), mode='edge')
     before = jnp.pad(runs[:, :-1], ((0, 0), (1, 0)), mode='edge')
     marks = jnp.stack([runs, before], -1)
-  o, state = _op(chunks, xs, jnp.asarray(initial_state), marks)
+  o, state = _op((chunks, scale), xs, jnp.asarray(initial_state), marks)
   return o[:, :length], state
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _op(chunks, xs, state, marks):
-  return _folding(functools.partial(_forward, chunks, False))(xs, state, marks)
+def _op(options, xs, state, marks):
+  return _folding(functools.partial(_forward, options, False))(xs, state, marks)
 
 
-def _op_forward(chunks, xs, state, marks):
-  run = _folding(functools.partial(_forward, chunks, True))
+def _op_forward(options, xs, state, marks):
+  run = _folding(functools.partial(_forward, options, True))
   o, last, entries = run(xs, state, marks)
   return (o, last), (xs, entries, last, marks)
 
 
-def _op_backward(chunks, residuals, cotangents):
-  run = _folding(functools.partial(_backward, chunks))
+def _op_backward(options, residuals, cotangents):
+  run = _folding(functools.partial(_backward, options))
   dxs, dstate = run(*residuals, *cotangents)
   return dxs, dstate, None
 
@@ -121,13 +125,15 @@ def _folding(function):
   return batched
 
 
-def _forward(chunks, save, xs, state, marks):
+def _forward(options, save, xs, state, marks):
   """o, the last state and, if `save`, the entry state of each block."""
+  chunks, scale = options
   rows, length, heads, _ = xs['q'].shape
   cut = functools.partial(_cut, chunks, heads, state.dtype)
 
   def step(state, index):
     block, masks = cut(xs, marks, index)
+    block = _ready(block, scale)
     o, after = _branch(_block_forward, block['g'], masks, state, block)
     o = _uncut(o, rows).astype(xs['u'].dtype)
     return after, (o, state if save else None)
@@ -145,20 +151,24 @@ def _forward(chunks, save, xs, state, marks):
   return o, last, jnp.moveaxis(entries, 0, 1)
 
 
-def _backward(chunks, xs, entries, last, marks, do, dlast):
+def _backward(options, xs, entries, last, marks, do, dlast):
   """Gradients of the operands and of the initial state."""
+  chunks, scale = options
   rows, length, heads, _ = xs['q'].shape
   cut = functools.partial(_cut, chunks, heads, entries.dtype)
 
   def step(carry, x):
     index, entry = x
     block, masks = cut({**xs, 'do': do}, marks, index)
-    do_block = block.pop('do')
+    do_block, raw = block.pop('do'), block['g']
+    block = _ready(block, scale)
     entry = entry.reshape(carry[0].shape)
     dblock, *carry = _branch(
       *(_block_backward, block['g'], masks),
       *(entry, block, do_block, *carry),
     )
+    dblock['q'] = scale * dblock['q']
+    dblock['g'] = jnp.where(raw < decays.MIN_G, 0, dblock['g'])
     return tuple(carry), {
       name: _uncut(dx, rows).astype(xs[name].dtype)
       for name, dx in dblock.items()
@@ -178,6 +188,13 @@ def _backward(chunks, xs, entries, last, marks, do, dlast):
     for name, dx in dxs.items()
   }
   return dxs, dstate.reshape(entries.shape[:1] + entries.shape[2:])
+
+
+def _ready(block, scale):
+  return block | {
+    'q': scale * block['q'],
+    'g': jnp.maximum(block['g'], decays.MIN_G),
+  }
 
 
 def _branch(function, g, masks, *args):

@@ -24,12 +24,14 @@ from kernels_pallas.fg2_gdn import triangular
 
 Array = jax.Array | np.ndarray
 
+# The smallest log decay of a token: exp(-30) is 9e-14.
+MIN_G = -30.0
 CHUNK = 32
 HALF = CHUNK // 2
 # From the middle of a chunk to that of the next is two halves at most, in one
 # factor: exp(-80) is still a normal float32.
 LIMIT = 40.0
-# Rows that may be counted from their middle for any g >= -30.
+# Rows that may be counted from their middle for any g >= MIN_G.
 LEAF = 4
 HIDDEN = -1e30
 
