@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxagent.models import config as config_lib
-from jaxagent.models import layers
+from jaxagent.models import layers, sharding
 from jaxagent.types import Array
 from kernels_pallas import fg2_gdn
 
@@ -119,11 +119,14 @@ def whole(
   operands = _operands(
     config, params, x, convolve(inputs, _kernel(params), tail, runs)
   )
-  mixed, _ = fg2_gdn.fg2_gdn_prescaled(
-    *operands,
-    segment_ids=None if runs is None else runs + 1,  # 0 would be padding
-    chunk_size=_chunk(x.shape[1]),
-  )
+
+  def rule(q, k, v, g, segment_ids=None):
+    return fg2_gdn.fg2_gdn_prescaled(
+      *(q, k, v, g), segment_ids=segment_ids, chunk_size=_chunk(x.shape[1])
+    )[0]
+
+  packed = () if runs is None else (runs + 1,)  # 0 would be padding
+  mixed = sharding.each_part(rule, *operands, *packed)
   return _finish(config, params, x, mixed)
 
 

@@ -5,6 +5,9 @@ Axes of a mesh: `data` replicates parameters, `fsdp` splits them by width and
 dimension that an axis does not divide is left whole.
 """
 
+from collections.abc import Callable
+import contextlib
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
@@ -123,3 +126,33 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
       ' Pad the batch with inactive rows, or change the mesh.'
     )
   return jax.device_put(batch, NamedSharding(mesh, BATCH))
+
+
+def use(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """Tells what is traced inside which mesh it is for; see `each_part`."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def each_part(function: Callable, *arrays: jax.Array) -> jax.Array:
+  """`function(*arrays)`, on every device for its own rows and heads.
+
+  The partitioner cannot look into a TPU kernel and refuses to split it. Outside
+  of `use`, and on one device, this is a plain call.
+
+  Args:
+    function: to [B, T, H, *], rows and heads apart from each other.
+    arrays: [B, T, H, *], all with head counts that the function maps onto each
+      other group by group, or [B, T].
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return function(*arrays)
+  wide = [x for x in arrays if x.ndim > 2]
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  split = all(x.shape[2] % mesh.shape['tensor'] == 0 for x in wide)
+  rows = BATCH[0] if arrays[0].shape[0] % ways == 0 else None
+  whole = PartitionSpec(rows, None, 'tensor' if split else None)
+  specs = tuple(whole if x.ndim > 2 else PartitionSpec(rows) for x in arrays)
+  return jax.shard_map(
+    function, in_specs=specs, out_specs=whole, check_vma=False
+  )(*arrays)

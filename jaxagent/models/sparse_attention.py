@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxagent.models import attention, layers
+from jaxagent.models import attention, layers, sharding
 from jaxagent.models import config as config_lib
 from jaxagent.types import Array
 from kernels_pallas import sparse_attention as kernel
@@ -28,13 +28,19 @@ def whole(
 ) -> Float[Array, 'B T D']:
   """The layer on whole rows."""
   c = config.sparse_attention
-  mixed = kernel.sparse_attention(
-    *attention.project(config, params, x, rows.turn),
-    budget=c.budget,
-    block_size=c.block_size,
-    max_budget=c.budget,
-    segment_ids=rows.segment_ids,
-  )
+
+  def attend(query, key, value, segment_ids=None):
+    return kernel.sparse_attention(
+      *(query, key, value),
+      budget=c.budget,
+      block_size=c.block_size,
+      max_budget=c.budget,
+      segment_ids=segment_ids,
+    )
+
+  packed = () if rows.segment_ids is None else (rows.segment_ids,)
+  projected = attention.project(config, params, x, rows.turn)
+  mixed = sharding.each_part(attend, *projected, *packed)
   return attention.finish(params, x, mixed.reshape(*x.shape[:2], -1))
 
 

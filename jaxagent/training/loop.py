@@ -172,7 +172,8 @@ class _Step:
     batch = update_lib.microbatches(trajectory, advantages, schedule.microbatch)
     budget = _budget(batch.mask)
     batch = _put(batch, self.mesh)
-    fixed = setup.passes.fixed(teacher_params, self.reference, batch, budget)
+    with sharding.use(self.mesh):
+      fixed = setup.passes.fixed(teacher_params, self.reference, batch, budget)
     clock.lap('passes')
     recorded = []
     if schedule.record_every and index % schedule.record_every == 0:
@@ -182,7 +183,10 @@ class _Step:
       metrics |= norms
       clock.lap('records')
     for part, part_fixed in _minibatches(batch, fixed, schedule.minibatches):
-      state, updated = self.update(state, part, part_fixed, unembedding, budget)
+      with sharding.use(self.mesh):
+        state, updated = self.update(
+          state, part, part_fixed, unembedding, budget
+        )
     metrics |= {name: float(value) for name, value in updated.items()}
     clock.lap('update')
     return state, rows.metrics | metrics | clock.laps, recorded
@@ -214,9 +218,10 @@ class _Step:
 
   def look(self, state, batch, fixed, unembedding, budget, rows, advantages):
     """What a person looks at: rows with numbers per token, gradient shares."""
-    tokens, norms = self.inspect(
-      state.params, batch, fixed, state.step, unembedding, budget
-    )
+    with sharding.use(self.mesh):
+      tokens, norms = self.inspect(
+        state.params, batch, fixed, state.step, unembedding, budget
+      )
     if jax.process_count() > 1:
       tokens = {}
     tokens = {

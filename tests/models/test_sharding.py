@@ -5,7 +5,7 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import optax
 import pytest
 
@@ -112,3 +112,35 @@ def test_too_few_devices_and_odd_batches_are_refused():
   mesh = sharding.make_mesh(data=8)
   with pytest.raises(ValueError, match='6.*rows do not split 8 ways'):
     sharding.shard_batch({'x': jnp.zeros((6, 2))}, mesh)
+
+
+@pytest.mark.parametrize('axes', [(1, 4, 2), (8, 1, 1), (2, 1, 4)], ids=str)
+def test_each_part_is_the_whole(axes):
+  mesh = sharding.make_mesh(**dict(zip(sharding.AXES, axes, strict=True)))
+  keys = jax.random.split(jax.random.key(0), 2)
+  x = jax.random.normal(keys[0], (8, 3, 4, 5))
+  y = jax.random.normal(keys[1], (8, 3, 2, 5))
+  ids = jnp.arange(24).reshape(8, 3)
+  seen = []
+
+  def rule(x, y, ids):  # two heads of x for each of y
+    seen.append(x.shape)
+    grouped = x.reshape(*x.shape[:2], y.shape[2], -1, 5) + y[:, :, :, None]
+    rows = ids.astype(jnp.float32)[:, :, None, None]
+    return grouped.reshape(x.shape) * rows
+
+  want = rule(x, y, ids)
+
+  def loss(x, y):
+    return jnp.sum(sharding.each_part(rule, x, y, ids) ** 2)
+
+  plain = jax.grad(loss)(x, y)
+  assert set(seen) == {x.shape}
+  x, y = jax.device_put((x, y), NamedSharding(mesh, PartitionSpec()))
+  with sharding.use(mesh):
+    got = jax.jit(lambda x, y: sharding.each_part(rule, x, y, ids))(x, y)
+    grad = jax.jit(jax.grad(loss))(x, y)
+  ways, tensor = axes[0] * axes[1], axes[2]
+  heads = 4 // tensor if 2 % tensor == 0 else 4
+  assert seen[-1] == (8 // ways, 3, heads, 5)
+  chex.assert_trees_all_close((got, grad), (want, plain), rtol=1e-5)
