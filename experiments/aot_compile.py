@@ -388,7 +388,8 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
   mesh = make_mesh(request['topology'], config['mesh'])
   step = make_step(config, mesh)
   begin = time.perf_counter()
-  traced = step.trace(program)
+  with sharding.use(mesh):
+    traced = step.trace(program)
   copies = 1 + (
     config['train']['teacher'] == 'self' and config['train']['minibatches'] > 1
   )
@@ -407,7 +408,7 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return result | {'refused': str(error)[:4000]}
-  memory = compiled.memory_analysis()
+  memory, hlo = compiled.memory_analysis(), compiled.as_text()
   parts = {
     'arguments': memory.argument_size_in_bytes,
     'outputs': memory.output_size_in_bytes,
@@ -417,7 +418,8 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
     'peak': getattr(memory, 'peak_memory_in_bytes', 0),
   }
   return result | parts | {
-    'collectives': collectives(compiled.as_text()),
+    'collectives': collectives(hlo),
+    'kernel_calls': hlo.count('custom_call_target="tpu_custom_call"'),
     'seconds': time.perf_counter() - begin,
   }  # fmt: skip
 

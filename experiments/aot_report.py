@@ -59,7 +59,8 @@ def _program(name: str, result: Mapping[str, Any]) -> str:
   lines = [
     f'`{name}`: {result["parameters"]:,} parameters,'
     f' {result["tokens"]:,} tokens, {work / 1e12:,.1f} TFLOP a device'
-    ' (matrix products, recomputation included, all tokens taken as actions).',
+    ' (matrix products, recomputation included, all tokens taken as actions);'
+    f' calls of TPU kernels: {result.get("kernel_calls", 0)}.',
     '',
   ]
   if 'refused' in result:

@@ -75,6 +75,23 @@ def test_fsdp_takes_less_memory_a_device(split):
 
 @needs_libtpu
 @pytest.mark.slow
+def test_kernels_are_compiled_into_a_step_on_many_devices():
+  config = aot_plan.plan_config('debug_hybrid')
+  for field, value in {
+    'rollout.cache_lengths': (64,),
+    'batch.teacher_extra': 64,
+    'batch.tasks': 1,
+    'batch.chunk': 64,
+  }.items():
+    aot_plan.change(config, field, value)
+  aot_plan.complete(config, TOPOLOGY, 'data:1,fsdp:2,tensor:2')
+  result = compiled(config)
+  assert result.get('failed') is None
+  assert result['kernel_calls'] >= 2  # forward and backward
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_says_so(monkeypatch, capsys):
   config = tiny(
     'data:4,fsdp:1,tensor:1',
