@@ -50,7 +50,8 @@ def make_mesh(topology: str, axes: Mapping[str, int]) -> Mesh:
     axes: sizes of `data`, `fsdp` and `tensor`.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or split an
+      axis of the chips.
   """
   kwargs = {}
   if topology.endswith(':1x1'):
@@ -62,7 +63,13 @@ def make_mesh(topology: str, axes: Mapping[str, int]) -> Mesh:
       f'{topology} has {len(slice_.devices)} devices; the mesh {dict(axes)} has'
       f' {math.prod(shape)}. Make data x fsdp x tensor equal to the former.'
     )
-  devices = topologies.make_mesh(slice_, shape, sharding.AXES).devices
+  try:
+    devices = topologies.make_mesh(slice_, shape, sharding.AXES).devices
+  except NotImplementedError as error:
+    raise ValueError(
+      f'The mesh {dict(axes)} does not lie on the chips of {topology}: an axis'
+      ' takes whole axes of the chips, or all of them. Choose such sizes.'
+    ) from error
   return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
 

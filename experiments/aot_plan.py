@@ -45,9 +45,8 @@ RESULTS = ROOT / 'experiments' / 'results' / 'aot_plans.json'
 DOCUMENT = ROOT / 'docs' / 'aot_plans.md'
 PROGRAMS = ('fixed', 'update')
 
-# GiB of memory of one JAX device by published sizes; v4 and TPU7x have two
-# devices a chip.
-HBM = {'v4': 16, 'v5e': 16, 'v5p': 95, 'v6e': 32, 'tpu7x': 96}
+# GiB of memory of one JAX device by published sizes; TPU7x has two a chip.
+HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32, 'tpu7x': 96}
 
 _ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
@@ -108,7 +107,7 @@ def complete(config: ml_collections.ConfigDict, topology: str, mesh: str = ''):
       f' one of {sorted(HBM)}, such as v5e:16x16, v6e:4x4 or tpu7x:2x2x1.'
     )
   sizes = [int(size) for size in dims.split('x')]
-  count = math.prod(sizes) * (2 if kind in ('v4', 'tpu7x') else 1)
+  count = math.prod(sizes) * (2 if kind == 'tpu7x' else 1)
   if mesh:
     axes = dict(part.split(':') for part in mesh.split(','))
     config.mesh.update({name: int(size) for name, size in axes.items()})
