@@ -40,11 +40,35 @@ TOPOLOGIES = {
   'tpu7x': 'tpu7x:2x2x1',
 }
 
+# A GPU of compute capability 9.0, from public specifications; `tpu_compile_all`
+# takes its name as a generation where the CUDA plugin of jax is installed.
+GPU = 'h100'
+GPU_CONFIG = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  threads_per_block_limit: 1024 threads_per_warp: 32
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048
+  core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: 3350000000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 85899345920
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
 # jax -> the libtpu that it was released with and that the tables were made by.
 PINS = {
   '0.10.2': '0.0.42.1',
   '0.12.0.1': '0.0.50.1',
 }
+
+# Pallas kernels in an executable's text.
+KERNEL = r'custom_call_target="(?:tpu_custom_call|__gpu\$xla\.gpu\.triton)"'
 
 # Before jax is imported: no TPU is looked for, and two processes may compile.
 ENVIRONMENT = {
@@ -120,8 +144,16 @@ class RaceError(RuntimeError):
   """Two accesses of one buffer, at least one a write, in no order."""
 
 
-def unavailable() -> str | None:
-  """Why nothing can be compiled for a TPU here, or None if it can."""
+def unavailable(generation: str = 'v5e') -> str | None:
+  """Why nothing can be compiled for a generation here, or None if it can."""
+  if generation == GPU:
+    plugins = [f'jax_cuda{n}_plugin' for n in (12, 13)]
+    if not any(map(importlib.util.find_spec, plugins)):
+      return (
+        "jax's CUDA plugin is not installed; `pip install jax[cuda12-local]"
+        '==0.10.2 absl-py` into an environment of its own brings it.'
+      )
+    return None
   if importlib.util.find_spec('libtpu') is None:
     return (
       'libtpu is not installed; `pip install libtpu=='
@@ -208,7 +240,7 @@ def tpu_compile_all(
 
   Args:
     cases: the programs.
-    generation: key of `TOPOLOGIES`.
+    generation: key of `TOPOLOGIES`, or `GPU`.
     seconds: time limit for each case, summed over the cases of a child.
     schedule: also count bundles, spills and VMEM (slower).
 
@@ -218,7 +250,7 @@ def tpu_compile_all(
   Raises:
     RuntimeError: nothing can be compiled here; call `unavailable` first.
   """
-  if (why := unavailable()) is not None:
+  if (why := unavailable(generation)) is not None:
     raise RuntimeError(why)
   left, results = list(cases), []
   while left:
@@ -286,17 +318,16 @@ def _serve() -> None:
 
 
 def _compile(case, generation, folder) -> Compiled:
-  from jax.experimental import topologies
-
-  described = topologies.get_topology_desc(TOPOLOGIES[generation], 'tpu')
-  sharding = jax.sharding.SingleDeviceSharding(described.devices[0])
+  sharding = jax.sharding.SingleDeviceSharding(_device(generation))
   avals = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
     case.avals,
   )
   start = time.perf_counter()
   try:
-    compiled = jax.jit(case.function).lower(*avals).compile()
+    with _abstract_gpu() if generation == GPU else contextlib.nullcontext():
+      lowered = jax.jit(case.function).lower(*avals)
+    compiled = lowered.compile()
   except Exception as error:
     text = f'{type(error).__name__}: {error}'[:4000]
     return Compiled(case.name, generation, error=text)
@@ -304,11 +335,24 @@ def _compile(case, generation, folder) -> Compiled:
   return Compiled(
     case.name,
     generation,
-    kernels=compiled.as_text().count('custom_call_target="tpu_custom_call"'),
+    kernels=len(re.findall(KERNEL, compiled.as_text())),
     temp_bytes=int(memory.temp_size_in_bytes),
     seconds=round(time.perf_counter() - start, 2),
     schedule=() if folder is None else _schedule(folder),
   )
+
+
+def _device(generation):
+  """A device that is not there."""
+  from jax.experimental import topologies
+
+  if generation == GPU:
+    described = topologies.get_topology_desc(
+      *('', 'cuda'), target_config=GPU_CONFIG, topology='1x1x1'
+    )
+  else:
+    described = topologies.get_topology_desc(TOPOLOGIES[generation], 'tpu')
+  return described.devices[0]
 
 
 def _schedule(folder: pathlib.Path) -> tuple[Kernel, ...]:

@@ -22,9 +22,11 @@ from kernels_pallas.fg2_gdn import chunked
 
 Array = jax.Array | np.ndarray
 
-# Tokens a chunk and values a program, at most: what registers hold.
-CHUNK = 32
-VALUES = 32
+# Tokens a chunk and values a program, at most, and warps: of those tried, what
+# spilled least when compiled for sm_90.
+CHUNK = 16
+VALUES = 64
+WARPS = 8
 
 
 def gated_delta_pallas_gpu(
@@ -41,12 +43,12 @@ def gated_delta_pallas_gpu(
 ) -> tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]:
   """Forward by a Triton kernel, backward by the chunked form.
 
-  All products are of float32 operands. Never run on a GPU: checked in
-  interpret mode and compiled to PTX ahead of time.
+  Products are of float32 operands, each split in three of TF32. Never run on a
+  GPU: checked in interpret mode, where they are exact, and compiled to PTX.
 
   Args:
     q, a, c, u, g, initial_state, runs: as `gated_delta_pallas` takes them.
-    chunk_size: tokens a chunk; divides T. At most 32 are taken at once.
+    chunk_size: tokens a chunk; divides T. At most 16 are taken at once.
     interpret: True to run on a CPU.
 
   Returns:
@@ -71,13 +73,16 @@ def gated_delta_pallas_gpu(
   return _gated_delta(chunk_size, interpret, q, a, c, u, g, state, runs)
 
 
-def _dot(x, y):
+def _dot(x, y, interpret):
+  split = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
   return jnp.dot(
-    x, y, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    *(x, y),
+    precision=lax.Precision.HIGHEST if interpret else split,
+    preferred_element_type=jnp.float32,
   )
 
 
-def _scores(q, a, c, g, same):
+def _scores(q, a, c, g, same, dot):
   """P and T of a chunk, and whole sums before, after and over its rows."""
   size = g.shape[0]
   i = lax.broadcasted_iota(jnp.int32, (size, size), 0)
@@ -89,8 +94,8 @@ def _scores(q, a, c, g, same):
     """In blocks of 2 ** bits rows: up to a row, and after it."""
     block = (i >> bits) == (j >> bits)
     return (
-      _dot(jnp.where(block & (j <= i), 1.0, 0.0), g),
-      _dot(jnp.where(block & (j > i), 1.0, 0.0), g),
+      dot(jnp.where(block & (j <= i), 1.0, 0.0), g),
+      dot(jnp.where(block & (j > i), 1.0, 0.0), g),
     )
 
   bits = 0
@@ -99,14 +104,15 @@ def _scores(q, a, c, g, same):
     pair = ((i ^ j) >> bits == 1) & (i > j)
     pair = pair if same is None else pair & same
     right, left = jnp.exp(pre), (c * jnp.exp(suf)).T
-    p = jnp.where(pair, _dot(q * right, left), p)
-    below = jnp.where(pair, _dot(a * right, left), 0.0)
-    inverse = inverse - _dot(inverse, _dot(below, inverse))
+    p = jnp.where(pair, dot(q * right, left), p)
+    below = jnp.where(pair, dot(a * right, left), 0.0)
+    inverse = inverse - dot(inverse, dot(below, inverse))
     bits += 1
   return p, inverse, *sums(bits)
 
 
-def _kernel(*refs, size, symmetric, packed):
+def _kernel(*refs, size, symmetric, packed, interpret):
+  dot = functools.partial(_dot, interpret=bool(interpret))
   q_ref, c_ref, u_ref, g_ref, start_ref = refs[:5]
   a_ref = c_ref if symmetric else refs[5]
   run_ref, before_ref = refs[6 - symmetric :][:2] if packed else (None, None)
@@ -120,7 +126,7 @@ def _kernel(*refs, size, symmetric, packed):
     )
     run = run_ref[0, at] if packed else None
     same = run[:, None] == run[None, :] if packed else None
-    p, inverse, pre, suf = _scores(q, a, c, g, same)
+    p, inverse, pre, suf = _scores(q, a, c, g, same, dot)
     head, tail = jnp.exp(pre), jnp.exp(suf)
     keep = jnp.exp(jnp.sum(g, axis=0))
     if packed:
@@ -128,10 +134,10 @@ def _kernel(*refs, size, symmetric, packed):
       head = jnp.where((run == before)[:, None], head, 0.0)
       tail = jnp.where((run == end)[:, None], tail, 0.0)
       keep = jnp.where(before == end, keep, 0.0)
-    n = _dot(inverse, u - _dot(a * head, state))
-    o = _dot(q * head, state) + _dot(p, n)
+    n = dot(inverse, u - dot(a * head, state))
+    o = dot(q * head, state) + dot(p, n)
     o_ref[0, at, 0, :] = o.astype(o_ref.dtype)
-    return keep[:, None] * state + _dot((c * tail).T, n)
+    return keep[:, None] * state + dot((c * tail).T, n)
 
   chunks = q_ref.shape[1] // size
   end_ref[0, 0] = lax.fori_loop(0, chunks, step, start_ref[0, 0])
@@ -158,7 +164,11 @@ def _call(chunk, interpret, q, a, c, u, g, state, runs):
     ]
   return pl.pallas_call(
     functools.partial(
-      _kernel, size=size, symmetric=a is None, packed=runs is not None
+      _kernel,
+      size=size,
+      symmetric=a is None,
+      packed=runs is not None,
+      interpret=interpret,
     ),
     grid=(rows, heads, v // values),
     in_specs=kinds,
@@ -167,7 +177,7 @@ def _call(chunk, interpret, q, a, c, u, g, state, runs):
       jax.ShapeDtypeStruct(u.shape, u.dtype),
       jax.ShapeDtypeStruct(state.shape, jnp.float32),
     ],
-    compiler_params=plt.CompilerParams(num_warps=4, num_stages=1),
+    compiler_params=plt.CompilerParams(num_warps=WARPS, num_stages=1),
     interpret=interpret,
     name='gated_delta_forward_gpu',
   )(*operands)
