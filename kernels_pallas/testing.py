@@ -136,7 +136,7 @@ class Compiled(NamedTuple):
   error: str | None = None
   kernels: int = 0
   temp_bytes: int = 0
-  seconds: float = 0.0
+  seconds: float | int = 0.0
   schedule: tuple[Kernel, ...] = ()
 
 
@@ -215,7 +215,7 @@ def tpu_compile(
   function: Callable,
   *avals: Any,
   generation: str,
-  seconds: float = 120.0,
+  seconds: float | int = 120.0,
   schedule: bool = False,
 ) -> Compiled:
   """Compiles one function for a TPU generation; see `tpu_compile_all`."""
@@ -230,7 +230,7 @@ def tpu_compile_all(
   cases: Iterable[Case],
   generation: str,
   *,
-  seconds: float = 60.0,
+  seconds: float | int = 60.0,
   schedule: bool = False,
 ) -> list[Compiled]:
   """Compiles cases for a TPU generation in one child process.
