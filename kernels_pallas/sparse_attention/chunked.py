@@ -3,21 +3,25 @@
 Queries are gathered by the block that they chose, so that every piece of work
 is a dense product of `ROWS` queries with one block of keys:
 
-    pairs     all (query, chosen block), in order of block, each block padded to
-              whole tiles of `ROWS` pairs
-    forward   a loop over the tiles in use: softmax parts of each pair
-    merge     a loop over the places of a budget: each query adds up its parts
+    pairs     all (query, chosen block), window by window of queries, in a
+              window by block, each block padded to whole tiles of `ROWS` pairs
+    forward   for each window: a loop over its tiles for the softmax parts of
+              every pair, then a loop over the places of a budget, by which each
+              query adds up its parts
     backward  the same tiles again, by the log-sum-exp that the forward saved
 
-Both loops end at a number that is known at run time only, so that one program
-serves all budgets. A chosen block is complete and wholly in the past: tiles
-need no mask. The query's own block is a dense product in a band beside them.
+All loops end at numbers that are known at run time only, so that one program
+serves all budgets. A window has as many queries as `WINDOW` pairs have room
+for under the budget at hand: many to share a block where the budget is small,
+and no more memory where it is large. A chosen block is complete and wholly in
+the past: tiles need no mask. The query's own block is a dense product in a band
+beside them.
 
 One group of heads (those that share a key head) of one row is done at a time.
-Working memory: `max_budget * V` numbers a query, for one group.
 
 Letters: `M` queries of a group (heads x tokens), `T` its keys, `N` blocks, `P`
-places for pairs, `J` places of a budget.
+places for pairs, `J` places of a budget, `U` units of `S` queries, of which
+windows are made.
 """
 
 import functools
@@ -33,7 +37,10 @@ from kernels_pallas.sparse_attention import routing
 
 Array = routing.Array
 ROWS = 64
+WINDOW = 32768
+UNIT = 128
 EMPTY = -1e30  # the largest logit of no key
+NOWHERE = 1 << 30
 
 
 class Pairs(NamedTuple):
@@ -42,16 +49,18 @@ class Pairs(NamedTuple):
   Attributes:
     query: query of each pair, M where the place is empty.
     block: where the keys of each tile of pairs begin.
-    tiles: tiles in use.
-    places: where the pairs of each query are, P where it has no more.
-    most: pairs of the query that has most.
+    begin: first tile of each window; from the last window on, all tiles.
+    units: units in a window.
+    places: where the pairs of each query are, NOWHERE if it has no more.
+    most: pairs of the query that has most, of each unit.
   """
 
   query: Int[Array, 'P']
   block: Int[Array, 'tiles']
-  tiles: Int[Array, '']
-  places: Int[Array, 'J M']
-  most: Int[Array, '']
+  begin: Int[Array, 'U+1']
+  units: Int[Array, '']
+  places: Int[Array, 'U J S']
+  most: Int[Array, 'U']
 
 
 def attend(
@@ -73,9 +82,7 @@ def attend(
   packed = None if segment_ids is None else blocks.start
   means = routing.mean_keys(k, packed, block_size=block_size)
   chooser = q if per == 'query' else routing.tile_queries(q, blocks.first)
-  dtype = functools.reduce(
-    jnp.promote_types, (k.dtype, v.dtype, jnp.float32), q.dtype
-  )
+  dtype = routing.wide(q, k, v)
 
   def fold(x):  # [B T G*R K] -> [B*G R*T K]
     x = x.reshape(b, x.shape[1], g, -1, x.shape[3]).transpose(0, 2, 3, 1, 4)
@@ -129,44 +136,69 @@ def _backward(static, residuals, d_out):
 _attend.defvjp(_forward, _backward)
 
 
-def _capacity(static: Static, length: int, repeats: int) -> int:
-  """Most pairs that a group can have."""
-  before = np.arange(length) // static.block_size
-  return repeats * int(np.minimum(before, static.max_budget - 1).sum())
+def _unit(queries: int) -> int:
+  """Queries of a unit: what divides them all."""
+  return max(x for x in range(1, UNIT + 1) if queries % x == 0)
+
+
+def _room(static: Static, unit: int, blocks: int) -> int:
+  """Places of a window: at least those that a unit may need."""
+  least = unit * (static.max_budget - 1) + blocks * ROWS
+  return -(-max(WINDOW, least) // ROWS) * ROWS
+
+
+def _choose(chooser, means, blocks, budget, length):
+  """[M, N]: the blocks that the queries of a group chose."""
+  m, n = chooser.shape[0], means.shape[0]
+  found = routing.scores(chooser[None, :, None], means[None, :, None])[0, 0]
+  allowed = routing.past(
+    blocks.document, blocks.first, jnp.broadcast_to(blocks.start, (length, n))
+  )
+  allowed = jnp.tile(allowed, (m // length, 1))
+  return routing.best(found, allowed, jnp.broadcast_to(budget - 1, (m,)))
 
 
 def _pairs(static, chooser, means, blocks, budget, length) -> Pairs:
-  """Chooses, and lists the chosen pairs by block and by query."""
-  m, n = chooser.shape[0], means.shape[0]
-  repeats = m // length
-  found = routing.scores(chooser[None, :, None], means[None, :, None])[0, 0]
-  allowed = routing.past(
-    blocks.document,
-    blocks.first,
-    jnp.broadcast_to(blocks.start, (length, n)),
+  """Chooses, and lists the chosen pairs by window and block, and by query."""
+  chosen = _choose(chooser, means, blocks, budget, length)
+  m, n = chosen.shape
+  unit = _unit(m)
+  u = m // unit
+  chosen = chosen.reshape(u, unit, n)
+  room = _room(static, unit, n) - n * ROWS
+  units = jnp.clip(room // (unit * jnp.maximum(budget - 1, 1)), 1, u)
+  window = jnp.arange(u, dtype=jnp.int32) // units
+  # Pairs of a block in a window lie together, from a multiple of ROWS on.
+  count = chosen.sum(1, dtype=jnp.int32)
+  tiles = -(-jnp.zeros_like(count).at[window].add(count) // ROWS)
+  ends = jnp.cumsum(tiles.reshape(-1), dtype=jnp.int32).reshape(u, n)
+  earlier = jnp.cumsum(count, axis=0, dtype=jnp.int32) - count
+  earlier = earlier - earlier[window * units]
+  first = (ends - tiles)[window] * ROWS + earlier
+  before = np.arange(length) // static.block_size
+  most = m // length * int(np.minimum(before, static.max_budget - 1).sum())
+  size = -(-most // ROWS) * ROWS + min(u * n, max(most, 1)) * ROWS
+  rank = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
+  place = jnp.where(chosen, first[:, None] + rank, size)
+  index = functools.partial(lax.broadcasted_iota, jnp.int32, chosen.shape)
+  query = jnp.full(size, m, jnp.int32)
+  query = query.at[place].set(index(0) * unit + index(1), mode='drop')
+  most = max(static.max_budget - 1, 1)
+  rank = jnp.cumsum(chosen, axis=2, dtype=jnp.int32) - 1
+  places = jnp.full((u, most, unit), NOWHERE, jnp.int32)
+  places = places.at[index(0), jnp.where(chosen, rank, most), index(1)].set(
+    place, mode='drop'
   )
-  allowed = jnp.tile(allowed, (repeats, 1))
-  chosen = routing.best(found, allowed, jnp.broadcast_to(budget - 1, (m,)))
-  count = chosen.sum(0, dtype=jnp.int32)
-  tiles = -(-count // ROWS)
-  ends = jnp.cumsum(tiles)
-  capacity = _capacity(static, length, repeats)
-  total = -(-capacity // ROWS) + min(n, capacity)
-  size = max(total, 1) * ROWS
-  # Ranks of the pairs of a block, and of the pairs of a query.
-  in_block = jnp.cumsum(chosen, axis=0, dtype=jnp.int32) - 1
-  in_query = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
-  place = jnp.where(chosen, ((ends - tiles) * ROWS)[None] + in_block, size)
-  number = lax.broadcasted_iota(jnp.int32, (m, n), 0)
-  query = jnp.full(size, m, jnp.int32).at[place].set(number, mode='drop')
-  places = jnp.full((max(static.max_budget - 1, 1), m), size, jnp.int32)
-  row = jnp.where(chosen, in_query, places.shape[0])
-  places = places.at[row, number].set(place, mode='drop')
   used = jnp.arange(size // ROWS, dtype=jnp.int32)
-  owner = jnp.searchsorted(ends, used, side='right').astype(jnp.int32)
-  block = blocks.start[jnp.minimum(owner, n - 1)]
-  most = chosen.sum(1, dtype=jnp.int32).max()
-  return Pairs(query, block, ends[-1], places, most)
+  owner = jnp.searchsorted(ends.reshape(-1), used, side='right')
+  return Pairs(
+    query,
+    blocks.start[jnp.minimum(owner, u * n - 1).astype(jnp.int32) % n],
+    jnp.pad(ends[:, -1], (1, 0)),
+    units,
+    places,
+    chosen.sum(2, dtype=jnp.int32).max(1),
+  )
 
 
 def _tile(static, i, pairs, k, v):
@@ -178,43 +210,80 @@ def _tile(static, i, pairs, k, v):
   return rows, start, keys, values
 
 
+def _each_window(pairs: Pairs, tile, merge, tile_carry, sums):
+  """Runs `tile` over the tiles of a window, then `merge` over its units.
+
+  `tile(i, place, carry)` writes at `place`; `merge(places, j, parts, rows)`
+  adds the j-th parts of a unit's queries to its rows of `sums`.
+  """
+  u, most, unit = pairs.places.shape
+
+  def window(w, carry):
+    begin, end = pairs.begin[w], pairs.begin[w + 1]
+
+    def one_tile(i, carry):
+      return tile(i, (i - begin) * ROWS, carry)
+
+    def one_unit(s, sums):
+      rows = jax.tree.map(
+        lambda x: lax.dynamic_slice_in_dim(x, s * unit, unit), sums
+      )
+      places = pairs.places[s] - begin * ROWS
+      rows = lax.fori_loop(
+        0,
+        pairs.most[s],
+        lambda j, rows: merge(places[j], parts, rows),
+        rows,
+      )
+      return jax.tree.map(
+        lambda x, y: lax.dynamic_update_slice_in_dim(x, y, s * unit, 0),
+        sums,
+        rows,
+      )
+
+    tile_carry, sums = carry
+    tile_carry = lax.fori_loop(begin, end, one_tile, tile_carry)
+    parts = tile_carry[0]
+    last = jnp.minimum((w + 1) * pairs.units, u)
+    return tile_carry, lax.fori_loop(w * pairs.units, last, one_unit, sums)
+
+  windows = -(-u // pairs.units)
+  return lax.fori_loop(0, windows, window, (tile_carry, sums))
+
+
 def _group_forward(static, q, k, v, blocks, pairs):
   """Output and log-sum-exp of each query of a group."""
-  out, top, total = _local_forward(static, q, k, v, blocks)
-  size, width = pairs.query.shape[0], v.shape[1]
+  room = _room(static, pairs.places.shape[2], k.shape[0] // static.block_size)
+  parts = tuple(
+    jnp.zeros(shape, q.dtype) for shape in ((room, v.shape[1]), room, room)
+  )
 
-  def tile(i, parts):
+  def tile(i, place, carry):
     rows, _, keys, values = _tile(static, i, pairs, k, v)
     logits = static.scale * (q.at[rows].get(mode='clip') @ keys.T)
     top = logits.max(1)
     weights = jnp.exp(logits - top[:, None])
     new = (weights @ values, top, weights.sum(1))
-    return jax.tree.map(
-      lambda x, y: lax.dynamic_update_slice_in_dim(x, y, i * ROWS, 0),
-      parts,
-      new,
+    return (
+      jax.tree.map(
+        lambda x, y: lax.dynamic_update_slice_in_dim(x, y, place, 0),
+        carry[0],
+        new,
+      ),
     )
 
-  parts = (
-    lax.empty((size, width), q.dtype),
-    lax.empty((size,), q.dtype),
-    lax.empty((size,), q.dtype),
-  )
-  parts = lax.fori_loop(0, pairs.tiles, tile, parts)
-
-  def merge(j, carry):
-    out, top, total = carry
-    place = pairs.places[j]
-    here = place < size
+  def merge(place, parts, sums):
+    out, top, total = sums
+    here = place < room
     part, its_top, its_total = (x.at[place].get(mode='clip') for x in parts)
     higher = jnp.maximum(top, jnp.where(here, its_top, EMPTY))
     keep = jnp.exp(top - higher)
     add = jnp.where(here, jnp.exp(its_top - higher), 0)
-    part = jnp.where(here[:, None], part, 0)
     out = out * keep[:, None] + part * add[:, None]
-    return out, higher, total * keep + jnp.where(here, its_total, 0) * add
+    return out, higher, total * keep + its_total * add
 
-  out, top, total = lax.fori_loop(0, pairs.most, merge, (out, top, total))
+  sums = _local_forward(static, q, k, v, blocks)
+  _, (out, top, total) = _each_window(pairs, tile, merge, (parts,), sums)
   return out / total[:, None], top + jnp.log(total)
 
 
@@ -222,10 +291,11 @@ def _group_backward(static, q, k, v, out, lse, blocks, pairs, d_out):
   """Gradients of the three operands of a group."""
   delta = (out * d_out).sum(1)
   dq, dk, dv = _local_backward(static, q, k, v, lse, delta, d_out, blocks)
-  size, m = pairs.query.shape[0], q.shape[0]
+  m = q.shape[0]
+  room = _room(static, pairs.places.shape[2], k.shape[0] // static.block_size)
 
-  def tile(i, carry):
-    dk, dv, parts = carry
+  def tile(i, place, carry):
+    parts, dk, dv = carry
     rows, start, keys, values = _tile(static, i, pairs, k, v)
     queries, its_lse, its_delta, its_d = (
       x.at[rows].get(mode='clip') for x in (q, lse, delta, d_out)
@@ -234,23 +304,17 @@ def _group_backward(static, q, k, v, out, lse, blocks, pairs, d_out):
     weights = jnp.exp(logits - its_lse[:, None])
     weights = jnp.where((rows < m)[:, None], weights, 0)
     slopes = weights * (its_d @ values.T - its_delta[:, None]) * static.scale
+    parts = lax.dynamic_update_slice_in_dim(parts, slopes @ keys, place, 0)
     dk = _add_at(dk, slopes.T @ queries, start)
-    dv = _add_at(dv, weights.T @ its_d, start)
-    return (
-      dk,
-      dv,
-      lax.dynamic_update_slice_in_dim(parts, slopes @ keys, i * ROWS, 0),
-    )
+    return parts, dk, _add_at(dv, weights.T @ its_d, start)
 
-  parts = lax.empty((size, q.shape[1]), q.dtype)
-  dk, dv, parts = lax.fori_loop(0, pairs.tiles, tile, (dk, dv, parts))
-
-  def merge(j, dq):
-    place = pairs.places[j]
+  def merge(place, parts, dq):
     part = parts.at[place].get(mode='clip')
-    return dq + jnp.where((place < size)[:, None], part, 0)
+    return dq + jnp.where((place < room)[:, None], part, 0)
 
-  return lax.fori_loop(0, pairs.most, merge, dq), dk, dv
+  parts = jnp.zeros((room, q.shape[1]), q.dtype)
+  carry, dq = _each_window(pairs, tile, merge, (parts, dk, dv), dq)
+  return dq, *carry[1:]
 
 
 def _add_at(x, y, start):

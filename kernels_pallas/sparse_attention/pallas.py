@@ -8,10 +8,12 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from kernels_pallas.sparse_attention import pallas_bwd
-from kernels_pallas.sparse_attention import pallas_fwd
-from kernels_pallas.sparse_attention import routing
-from kernels_pallas.sparse_attention import work
+from kernels_pallas.sparse_attention import (
+  pallas_bwd,
+  pallas_fwd,
+  routing,
+  work,
+)
 
 Array = routing.Array
 
@@ -61,8 +63,8 @@ def attend(
     NotImplementedError: float64, or blocks that no tile of a TPU holds.
   """
   del max_budget
-  dtype = jnp.result_type(q, k) if q.dtype == k.dtype else jnp.float32
-  dtype = dtype if dtype == v.dtype else jnp.promote_types(jnp.float32, v.dtype)
+  narrow = all(x.dtype == jnp.bfloat16 for x in (q, k, v))
+  dtype = jnp.dtype('bfloat16') if narrow else routing.wide(q, k, v)
   if dtype == jnp.float64:
     raise NotImplementedError(
       'Got float64 operands; the kernel adds up in float32. Use'
@@ -71,10 +73,9 @@ def attend(
   rows = 16 if dtype == jnp.bfloat16 else 8
   if not interpret and block_size % rows:
     raise NotImplementedError(
-      f'Got block_size={block_size} with {jnp.dtype(dtype).name}; wanted a'
+      f'Got block_size={block_size} with {dtype.name}; wanted a'
       f" multiple of {rows}. Use 128, or implementation='chunked'."
     )
-  dtype = jnp.float32 if dtype == jnp.float16 else dtype
   b, t, h, _ = q.shape
   plan = work.plan(q, k, budget, segment_ids, block_size=block_size, per=per)
   plan = jax.tree.map(lambda x: checkpoint_name(x, CHOICE), plan)

@@ -85,7 +85,10 @@ def _run(
 
   def call(base, count, items):
     entries = count.shape[0]
-    at = lambda e, *a: (e, parts.place(shape, e, *a)[3], 0)
+
+    def at(entry, *args):
+      return entry, parts.place(shape, entry, *args)[3], 0
+
     grid = pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=3,
       grid=(entries, jnp.max(count)),

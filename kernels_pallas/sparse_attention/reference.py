@@ -26,7 +26,7 @@ def masked_attention(
   """Grouped-query softmax attention under a mask with a key for each query."""
   b, s, h, width = q.shape
   t, g = k.shape[1:3]
-  dtype = jnp.promote_types(q.dtype, jnp.float32)
+  dtype = routing.wide(q, k, v)
   q = q.astype(dtype).reshape(b, s, g, h // g, width)
   logits = scale * jnp.einsum(
     'bsgrk,btgk->bgrst', q, k.astype(dtype), precision='highest'

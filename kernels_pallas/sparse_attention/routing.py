@@ -74,6 +74,12 @@ def locate(
   return Blocks(document, at - (at - document) % block_size, start)
 
 
+def wide(*arrays: Array) -> jnp.dtype:
+  """float64 if one of the arrays is, else float32."""
+  double = any(x.dtype == jnp.float64 for x in arrays)
+  return jnp.dtype('float64' if double else 'float32')
+
+
 def mean_keys(
   k: Float[Array, 'B T G K'],
   start: Int[Array, 'B N'] | None,
@@ -87,7 +93,7 @@ def mean_keys(
     start: `Blocks.start`; None where nothing is packed.
     block_size: tokens a block.
   """
-  k = lax.stop_gradient(k).astype(jnp.promote_types(k.dtype, jnp.float32))
+  k = lax.stop_gradient(k).astype(wide(k))
   rows, length, heads, width = k.shape
   if start is None:
     blocks = k.reshape(rows, -1, block_size, heads, width)
@@ -108,7 +114,7 @@ def tile_queries(
   What a kernel that routes whole tiles does. It is not causal: a token's
   blocks then depend on the later tokens of its own block.
   """
-  q = lax.stop_gradient(q).astype(jnp.promote_types(q.dtype, jnp.float32))
+  q = lax.stop_gradient(q).astype(wide(q))
   first = jnp.broadcast_to(first, q.shape[:2])
 
   def row(q, first):
@@ -310,7 +316,7 @@ def coverage(
   places = np.minimum(np.asarray(budgets), mass.shape[-1]) - 1
   share = mass[..., places] / jnp.maximum(mass[..., -1:], 1e-30)
   share = jnp.where(valid[:, None, :, None], share, 0).mean(1).sum(1)
-  count = valid.sum(-1)[:, None]
+  count = valid.sum(-1)[:, None].astype(share.dtype)
   return jnp.where(count > 0, share / jnp.maximum(count, 1), 1.0)
 
 
@@ -326,10 +332,11 @@ def own_scores(
   inside = (first[:, None, :] == first[:, :, None]) & (at[:, None] >= at[None])[
     None
   ]
-  weight = inside / inside.sum(-1, keepdims=True)
+  weight = inside.astype(jnp.float32)
+  weight = weight / weight.sum(-1, keepdims=True)
   mean = jnp.einsum(
     'bts,bsgk->btgk',
-    jnp.broadcast_to(weight, (b, t, t)).astype(jnp.float32),
+    jnp.broadcast_to(weight, (b, t, t)),
     k,
     precision='highest',
   )
