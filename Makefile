@@ -30,6 +30,7 @@ test-slow: $(STAMP)  ## The tests that take minutes.
 
 claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
+	$(RUN) -m experiments.claims.fg2_gdn
 
 bench: $(STAMP)  ## Speed ratios: environments and kernels.
 	$(RUN) -m experiments.bench envs
