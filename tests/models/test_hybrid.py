@@ -344,7 +344,8 @@ def test_a_hybrid_learns_as_attention_does():
 
       params, moments = state
       value, slope = jax.value_and_grad(loss)(params)
-      update, moments = optimizer.update(slope, moments)
+      with jax.numpy_dtype_promotion('standard'):  # optax: floats to counts
+        update, moments = optimizer.update(slope, moments)
       return (optax.apply_updates(params, update), moments), value
 
     params = jax.jit(policy.init)(jax.random.key(0))
@@ -353,7 +354,8 @@ def test_a_hybrid_learns_as_attention_does():
       state, value = step(state, jax.random.key(i))
       losses.append(float(value))
     ends[kinds] = np.mean(losses[-10:])
-  assert ends[THREE_TO_ONE] < 0.5 * math.log(16), ends
+  # A guess among the tokens costs log(16) = 2.8.
+  assert max(ends.values()) < 1.4, ends
 
 
 # --- config and files -------------------------------------------------------------
