@@ -24,6 +24,9 @@ class TrainState(NamedTuple):
   reward_state: Any
 
 
+_NO_DECAY = frozenset({'decay_rate', 'decay_bias'})
+
+
 def optimizer(
   *,
   learning_rate: float,
@@ -43,7 +46,8 @@ def optimizer(
       the peak.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    weight_decay: decoupled.
+    weight_decay: decoupled; of all parameters but the rates of decay of gated
+      delta layers, whose zero is no neutral value (2604.19021).
     clip_norm: largest global gradient norm.
   """
   if decay_steps:
@@ -60,8 +64,17 @@ def optimizer(
     schedule = learning_rate
   return optax.chain(
     optax.clip_by_global_norm(clip_norm),
-    optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay),
+    optax.adamw(
+      schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_decayed
+    ),
   )
+
+
+def _decayed(params):
+  def decays(path, _):
+    return getattr(path[-1], 'key', None) not in _NO_DECAY
+
+  return jax.tree.map_with_path(decays, params)
 
 
 def optimizer_from_config(
