@@ -28,15 +28,6 @@ CORE = [
   'matplotlib>=3.10',
 ]
 
-# The pairs that the kernels' compile gate knows (kernels_pallas.testing.PINS).
-LINUX = 'platform_machine == "x86_64" and sys_platform == "linux"'
-GATE = [
-  'jax==0.10.2; python_version < "3.12"',
-  'jax==0.12.0.1; python_version >= "3.12"',
-  f'libtpu==0.0.42.1; python_version < "3.12" and {LINUX}',
-  f'libtpu==0.0.50.1; python_version >= "3.12" and {LINUX}',
-]
-
 EXTRAS = {
   'alfworld': ['alfworld>=0.4.2', 'textworld>=1.7.0'],
   'gguf': ['gguf>=0.17'],
@@ -45,9 +36,17 @@ EXTRAS = {
   'arc': ['arc-agi; python_version >= "3.12"'],
   'mcp': ['mcp>=1.9'],
   'reasoning': ['reasoning-gym>=0.1.25', 'math-verify>=0.8'],
-  'tpu': [f'jax[tpu]>=0.10; {LINUX}'],
+  'tpu': [
+    'jax[tpu]>=0.10; platform_machine == "x86_64" and sys_platform == "linux"'
+  ],
   'dev': [
-    *GATE,
+    # The pairs that the kernels' compile gate knows (kernels_pallas.testing).
+    'jax==0.10.2; python_version < "3.12"',
+    'jax==0.12.0.1; python_version >= "3.12"',
+    'libtpu==0.0.42.1; python_version < "3.12" and platform_machine == "x86_64"'
+    ' and sys_platform == "linux"',
+    'libtpu==0.0.50.1; python_version >= "3.12" and platform_machine == "x86_64"'
+    ' and sys_platform == "linux"',
     'beartype>=0.22',
     'gguf>=0.17',
     'ipykernel>=6.29',

@@ -26,15 +26,12 @@ import jax
 import numpy as np
 
 from experiments import run
-from experiments.claims import recall, recall_report, sequence
+from experiments.claims import options, recall, recall_report, sequence
 from jaxagent import registry, tokens
 from jaxagent.models import config as config_lib
 from jaxagent.models import policy as policy_lib
 
 _SETTINGS = flags.DEFINE_list('settings', [], 'Which; all by default.')
-_ARMS = flags.DEFINE_list('arms', [], 'Which; all by default.')
-_SEEDS = flags.DEFINE_integer('seeds', 3, 'How many seeds.')
-_SUMMARY = flags.DEFINE_bool('summary', False, 'Only tables and figure.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'fg2_gdn'
 ARMS = ('gdn', 'kda', 'fg2', 'fg2_plus', 'attention')
@@ -203,11 +200,11 @@ def best_rate(name: str, arm: str) -> float:
 
 def main(_):
   logging.set_verbosity(logging.WARNING)
-  if not _SUMMARY.value:
+  if not options.SUMMARY.value:
     for name in _SETTINGS.value or SETTINGS:
-      for arm in _ARMS.value or ARMS:
+      for arm in options.ARMS.value or ARMS:
         rate = best_rate(name, arm)
-        for seed in range(_SEEDS.value):
+        for seed in map(int, options.SEEDS.value):
           run_one(name, arm, rate, seed)
   print(recall_report.write(RESULTS, ARMS, SETTINGS))
 

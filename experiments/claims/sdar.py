@@ -19,7 +19,7 @@ from absl import app, flags, logging
 import ml_collections
 
 from experiments import run
-from experiments.claims import paired
+from experiments.claims import options, paired
 from experiments.configs import sdar_alfworld, sft_alfworld
 from jaxagent.training import metrics
 
@@ -27,10 +27,7 @@ _SETTING = flags.DEFINE_enum(
   'setting', 'generated', ['generated', 'real'], 'Which games.'
 )
 _DATA = flags.DEFINE_string('data', '', 'Real games; see above.')
-_ARMS = flags.DEFINE_list('arms', [], 'Arms to run; all of the setting.')
-_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/sdar', 'Of the runs.')
-_SUMMARY = flags.DEFINE_bool('summary', False, 'Only table and figure.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'sdar'
 
@@ -121,9 +118,7 @@ def _rare_success(config):
   config.optimizer.learning_rate = 1e-4
   config.rollout.temperature = 0.7
   config.loss.entropy_weight = 0.0
-  config.rewards.update(
-    names=('success',), transform=dict(weights=(1.0,))
-  )
+  config.rewards.update(names=('success',), transform=dict(weights=(1.0,)))
 
 
 def _real(config, data):
@@ -210,12 +205,12 @@ def summarize(setting: str) -> str:
 def main(_):
   logging.set_verbosity(logging.WARNING)
   setting = _SETTING.value
-  if setting == 'real' and not (_DATA.value or _SUMMARY.value):
+  if setting == 'real' and not (_DATA.value or options.SUMMARY.value):
     raise app.UsageError('--setting=real needs --data=FOLDER.')
-  if not _SUMMARY.value:
+  if not options.SUMMARY.value:
     workdir = pathlib.Path(_WORKDIR.value).resolve()
-    for seed in map(int, _SEEDS.value):
-      for arm in _ARMS.value or ARMS_OF[setting]:
+    for seed in map(int, options.SEEDS.value):
+      for arm in options.ARMS.value or ARMS_OF[setting]:
         run_arm(setting, _DATA.value, arm, seed, workdir)
   print(summarize(setting))
 

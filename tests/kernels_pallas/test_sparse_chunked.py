@@ -264,13 +264,13 @@ def test_prefill_is_decode():
   'change, error, words',
   [
     ({'budget': 0}, ValueError, 'budget=0'),
-    ({'budget': 1.5}, TypeError, 'int32'),
+    ({'budget': 1.5}, TypeError, 'budget'),
     ({'budget': jnp.ones(3, jnp.int32)}, ValueError, r'\(2,\)'),
     ({'per': 'head'}, ValueError, "'tile'"),
     ({'block_size': 0}, ValueError, 'block_size'),
     ({'max_budget': 0}, ValueError, 'max_budget'),
     ({'implementation': 'splash'}, ValueError, 'chunked'),
-    ({'segment_ids': jnp.zeros((2, 9), jnp.int32)}, ValueError, '60'),
+    ({'segment_ids': jnp.zeros((2, 9), jnp.int32)}, TypeError, 'segment_ids'),
   ],
 )
 def test_errors_say_what_was_wanted(change, error, words):

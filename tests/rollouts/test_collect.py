@@ -210,10 +210,15 @@ def test_interrupt_ends_the_rollout(driver):
   rollout = make(signalling, driver=driver)
   rollout(PARAMS, KEY, worlds.tasks(2))
   thread = threading.Thread(target=interrupt)
-  thread.start()
-  with pytest.raises(KeyboardInterrupt):
-    rollout(PARAMS, KEY, worlds.tasks(4000))
-  thread.join()
+  # A shell starts what it puts in the background with the signal ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+      rollout(PARAMS, KEY, worlds.tasks(4000))
+    thread.join()
+  finally:
+    signal.signal(signal.SIGINT, before)
   assert len(rollout.host._done) < 4000
   episodes, _ = rollout(PARAMS, KEY, worlds.tasks(2))
   assert len(episodes) == 2
