@@ -58,21 +58,22 @@ def splash_gradient(q, k, v, mask, *, block_size):
 
 def splash_kernel(mask, size, *, interpret=False):
   """Splash attention under a mask of tokens [H, T, T], tiles of `size`."""
-  sizes = dict.fromkeys(
-    (
-      *('block_q', 'block_kv', 'block_kv_compute'),
-      *('block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute'),
-      *('block_q_dq', 'block_kv_dq'),
-    ),
-    size,
-  )
-  return splash.splash_attention_kernel.make_splash_mha(
+  blocks = ('block_q', 'block_kv', 'block_kv_compute')
+  blocks += ('block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute')
+  blocks += ('block_q_dq', 'block_kv_dq')
+  kernel = splash.splash_attention_kernel.make_splash_mha(
     mask,
-    block_sizes=splash.splash_attention_kernel.BlockSizes(**sizes),
+    block_sizes=splash.splash_attention_kernel.BlockSizes(
+      **dict.fromkeys(blocks, size)
+    ),
     head_shards=1,
     q_seq_shards=1,
     interpret=interpret,
   )
+  # It asks this flag in Python, and made it an array; a mask made under jit
+  # fails there. The flag names the scope and does nothing else here.
+  kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=None)
+  return kernel
 
 
 def _avals(dtype, *, length=1024, heads=4, groups=2, width=128, packed=False):

@@ -36,7 +36,7 @@ import numpy as np
 from kernels_pallas.sparse_attention import routing
 
 Array = routing.Array
-ROWS = 64
+ROWS = 128
 WINDOW = 32768
 UNIT = 128
 EMPTY = -1e30  # the largest logit of no key

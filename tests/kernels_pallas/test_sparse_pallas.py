@@ -11,17 +11,16 @@ from kernels_pallas import testing
 from kernels_pallas.sparse_attention import (
   aot,
   pallas,
-  reference,
   routing,
   sparse_attention,
   work,
 )
 
 BLOCK = 8
-SEGMENTS = jnp.array([[1] * 13 + [2] * 20 + [0] * 7])
+SEGMENTS = jnp.array([[1] * 9 + [2] * 18 + [0] * 5])
 
 
-def operands(*, length=40, heads=4, groups=2, dtype=jnp.float32, wide=8):
+def operands(*, length=32, heads=4, groups=2, dtype=jnp.float32, wide=8):
   keys = jax.random.split(jax.random.key(5), 4)
   shapes = ((heads, 16), (groups, 16), (groups, wide), (heads, wide))
   return [
@@ -64,7 +63,7 @@ def strictly(interpret):
     lambda q, k, v, budget: pallas.attend(
       *(q, k, v, budget[None], SEGMENTS),
       block_size=BLOCK,
-      max_budget=5,
+      max_budget=4,
       per='query',
       scale=0.25,
       interpret=interpret,
@@ -97,21 +96,28 @@ def test_bfloat16():
 
 def test_no_race_no_unwritten_memory_nothing_out_of_bounds():
   args = operands()
-  for mode in (testing.STRICT, testing.TWO_CORES):
-    got = testing.run_strict(strictly(mode), *args, jnp.int32(2))
-    wanted = op('reference', packed=True)(*args, jnp.int32(2))
-    chex.assert_trees_all_close(got, wanted, atol=2e-5)
+  got = testing.run_strict(strictly(testing.STRICT), *args, jnp.int32(2))
+  wanted = op('reference', packed=True)(*args, jnp.int32(2))
+  chex.assert_trees_all_close(got, wanted, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_two_cores_do_not_race():
+  args = operands()
+  got = testing.run_strict(strictly(testing.TWO_CORES), *args, jnp.int32(2))
+  wanted = op('reference', packed=True)(*args, jnp.int32(2))
+  chex.assert_trees_all_close(got, wanted, atol=2e-5)
 
 
 def test_lists_cut_into_pieces_and_calls_change_nothing(monkeypatch):
   args = operands()
   wanted = op('reference')(*args, jnp.int32(3))
-  monkeypatch.setattr(work, 'TABLE', 10)
-  assert work.pieces(5, 5) == 5 and work.pieces(5, 10) == 5
-  used = jnp.ones((10, 1, 5), bool)
+  monkeypatch.setattr(work, 'TABLE', 8)
+  assert work.pieces(4, 4) == 2 and work.pieces(4, 8) == 4
+  used = jnp.ones((10, 1, 4), bool)
   assert work.lists(used).count.shape == (5, 2)
   with pytest.raises(NotImplementedError, match='larger block_size'):
-    work.pieces(5, 11)
+    work.pieces(4, 9)
   cut = gradients(
     lambda q, k, v, budget: sparse_attention(
       *(q, k, v),
@@ -137,15 +143,15 @@ def test_steps_follow_the_budget(packed):
       q, k, budget=budget, block_size=BLOCK, segment_ids=ids
     )
     seen = routing.token_mask(
-      chosen, length=40, block_size=BLOCK, segment_ids=ids
+      chosen, length=32, block_size=BLOCK, segment_ids=ids
     )
-    needed = seen.reshape(4, 5, BLOCK, 5, BLOCK).any((2, 4))
+    needed = seen.reshape(4, 4, BLOCK, 4, BLOCK).any((2, 4))
     assert not (needed & ~plan.used).any()
     if not packed:
       assert (plan.used == needed).all()
     steps.append(int(work.lists(plan.used).count.sum()))
   assert steps == sorted(steps) and steps[0] < steps[-1]
-  assert packed or (steps[0], steps[-1]) == (4 * 5, 4 * 15)
+  assert packed or (steps[0], steps[-1]) == (4 * 4, 4 * 10)
 
 
 def test_a_list_is_in_order_and_counted():
@@ -239,7 +245,9 @@ def test_kernels_lower_for_a_tpu():
 
 def check(cases, generation):
   """Every case compiles to its kernels; the crowded one must not."""
-  results = testing.tpu_compile_all([*cases, aot.CROWDED], generation)
+  results = testing.tpu_compile_all(
+    [*cases, aot.CROWDED], generation, seconds=300
+  )
   names = [(case.name, generation) for case in (*cases, aot.CROWDED)]
   assert [(r.case, r.generation) for r in results] == names
   for result in results[:-1]:
@@ -264,14 +272,3 @@ def test_kernels_compile(generation):
 @pytest.mark.parametrize('generation', testing.TOPOLOGIES)
 def test_more_kernels_compile(generation):
   check(aot.MORE_CASES, generation)
-
-
-def test_masked_attention_is_what_splash_is_compared_by():
-  q, k, v, _ = operands(length=8)
-  mask = jnp.tril(jnp.ones((1, 4, 8, 8), bool))
-  wanted = jax.nn.dot_product_attention(
-    *(jnp.pad(x, ((0, 0),) * 3 + ((0, 16 - x.shape[3]),)) for x in (q, k, v)),
-    is_causal=True,
-  )
-  got = reference.masked_attention(q, k, v, mask, scale=0.25)
-  chex.assert_trees_all_close(got, wanted[..., :8], atol=1e-5)
