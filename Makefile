@@ -19,13 +19,18 @@ $(STAMP): setup.py
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# libtpu, for the kernels' compile gate; only the tests want it.
+$(STAMP)-tpu: $(STAMP)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev,tpu]'
+	touch $@
+
 quickstart: $(STAMP)  ## Warm start, then SDAR, on generated household games.
 	$(RUN) -m experiments.quickstart --workdir=$(WORKDIR)
 
-test: $(STAMP)  ## The fast tests.
+test: $(STAMP)-tpu  ## The fast tests.
 	$(RUN) -m pytest -n $(WORKERS) -m 'not slow'
 
-test-slow: $(STAMP)  ## The tests that take minutes.
+test-slow: $(STAMP)-tpu  ## The tests that take minutes.
 	$(RUN) -m pytest -n $(WORKERS) -m slow
 
 claims: $(STAMP)  ## The paper experiments; hours, resumable.

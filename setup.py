@@ -37,9 +37,6 @@ EXTRAS = {
   'mcp': ['mcp>=1.9'],
   'reasoning': ['reasoning-gym>=0.1.25', 'math-verify>=0.8'],
   'tpu': [
-    'jax[tpu]>=0.10; platform_machine == "x86_64" and sys_platform == "linux"'
-  ],
-  'dev': [
     # The pairs that the kernels' compile gate knows (kernels_pallas.testing).
     'jax==0.10.2; python_version < "3.12"',
     'jax==0.12.0.1; python_version >= "3.12"',
@@ -47,6 +44,8 @@ EXTRAS = {
     ' and sys_platform == "linux"',
     'libtpu==0.0.50.1; python_version >= "3.12" and platform_machine == "x86_64"'
     ' and sys_platform == "linux"',
+  ],
+  'dev': [
     'beartype>=0.22',
     'gguf>=0.17',
     'ipykernel>=6.29',
