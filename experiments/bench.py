@@ -4,6 +4,7 @@
   python -m experiments.bench envs --games=DIR --split=valid_seen \
     --engine-python=PYTHON --out=envs.json
   python -m experiments.bench kernels --peers=scan --lengths=1024,4096
+  python -m experiments.bench sparse --lengths=1024,4096
 
 `envs` plays ALFWorld games, each to the end of its walkthrough and on with
 random admissible commands. With an interpreter that has the original engine
@@ -12,6 +13,7 @@ plays the same games and commands there too, taking turns game by game, so that
 whatever else the machine does slows both.
 
 `kernels` times the gated delta rules on one core; see `bench_kernels`.
+`sparse` times block-sparse against dense attention on one; see `bench_sparse`.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import random
 import time
 from typing import Any
 
-from experiments import bench_kernels, bench_tables
+from experiments import bench_kernels, bench_sparse, bench_tables
 from jaxagent.envs.alfworld import data, engine, world
 from jaxagent.envs.alfworld import env as env_lib
 from jaxagent.envs.alfworld import game as game_lib
@@ -159,6 +161,12 @@ COMMANDS = {
     bench_kernels.kernels,
     True,
     _tables,
+  ),
+  'sparse': (
+    bench_sparse.add_arguments,
+    bench_sparse.sparse,
+    True,
+    bench_sparse.table,
   ),
 }
 

@@ -312,11 +312,14 @@ def table(result: Mapping[str, Any]) -> str:
     names += ('program_temp_kib', 'error')
     lines = [names, ['---'] * len(names)]
     lines += [
-      [str(row.get(name, ''))[:70] for name in names]
-      for row in result['static']
+      [_text(row.get(name)) for name in names] for row in result['static']
     ]
     parts.append('\n'.join('| ' + ' | '.join(x) + ' |' for x in lines))
   return '\n\n'.join(parts)
+
+
+def _text(value) -> str:
+  return '' if value is None else str(value).splitlines()[0][:70]
 
 
 def _cell(row, arm):
