@@ -97,7 +97,7 @@ def _rows(by_arm, arms, sizes):
     body.append(
       [
         arm,
-        len(values),
+        str(len(values)),
         _interval(list(values.values()), sizes, ''),
         difference,
         f'{runs[0]["learning_rate"]:g}',
