@@ -37,6 +37,7 @@ RESULTS = pathlib.Path(__file__).parent / 'results' / 'fg2_gdn'
 ARMS = ('gdn', 'kda', 'fg2', 'fg2_plus', 'attention')
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 BATCH, HELD_OUT = 32, 16  # rows a batch; batches of a held-out set
+NARROW = 32  # width of the feed-forward part of the largest arm
 
 
 class Setting(NamedTuple):
@@ -72,11 +73,11 @@ SETTINGS = {
 
 def arm_config(arm: str, setting: Setting) -> config_lib.ModelConfig:
   """The model of an arm, as large as the largest of all arms."""
-  largest = max(_size(_config(a, setting, 128)) for a in ARMS)
-  grown = 129
-  unit = _size(_config(arm, setting, grown)) - _size(_config(arm, setting, 128))
-  missing = largest - _size(_config(arm, setting, 128))
-  return _config(arm, setting, 128 + round(missing / unit))
+  largest = max(_size(_config(a, setting, NARROW)) for a in ARMS)
+  grown = NARROW + 1
+  unit = _size(_config(arm, setting, grown)) - _size(_config(arm, setting, NARROW))
+  missing = largest - _size(_config(arm, setting, NARROW))
+  return _config(arm, setting, NARROW + round(missing / unit))
 
 
 def _config(arm, setting, intermediate):

@@ -1,6 +1,7 @@
 """Trains one sequence model on arrays: the inner loop of `claims.fg2_gdn`."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -53,37 +54,20 @@ def train(
     finite ends there, with `diverged` set and the scores it has.
   """
   params = policy.init(jax.random.key(seed))
-  optimizer = train_state.optimizer(
-    learning_rate=learning_rate,
-    warmup_steps=max(steps // 10, 1),
-    decay_steps=steps,
-    weight_decay=weight_decay,
-  )
-
-  @jax.jit
-  def update(params, state, batch, where):
-    (loss, _), gradients = jax.value_and_grad(_loss, has_aux=True)(
-      params, policy, batch, where
-    )
-    with jax.numpy_dtype_promotion('standard'):  # optax: floats to counts
-      changes, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, changes), state, loss
-
-  @jax.jit
-  def score(params, batch, where):
-    loss, right = _loss(params, policy, batch, where)
-    return right.mean(), loss
 
   def scores(name):
-    values = [score(params, *_asked(b)) for b in held_out[name]]
+    values = [_score(policy, params, *_asked(b)) for b in held_out[name]]
     return Score(*np.mean(np.asarray(values, np.float64), axis=0).tolist())
 
+  optimizer = _optimizer(steps, weight_decay)
   state = optimizer.init(params)
   first = next(iter(held_out))
   curve, diverged = [], False
   with metrics.progress(steps, label=label, every=25) as advance:
     for step in range(steps):
-      params, state, loss = update(params, state, *_asked(batches(step)))
+      params, state = _update(
+        policy, optimizer, params, state, *_asked(batches(step)), learning_rate
+      )
       if (step + 1) % max(steps // evaluations, 1) == 0:
         got = scores(first)
         curve.append((step + 1, *got))
@@ -98,6 +82,35 @@ def train(
     'diverged': bool(diverged),
     **{name: scores(name)._asdict() for name in held_out},
   }
+
+
+@functools.cache
+def _optimizer(steps, weight_decay):
+  """The optimizer at a learning rate of 1: a change of AdamW is linear in it.
+
+  So that one program serves a whole sweep.
+  """
+  return train_state.optimizer(
+    learning_rate=1.0,
+    warmup_steps=max(steps // 10, 1),
+    decay_steps=steps,
+    weight_decay=weight_decay,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _update(policy, optimizer, params, state, batch, where, learning_rate):
+  gradients, _ = jax.grad(_loss, has_aux=True)(params, policy, batch, where)
+  with jax.numpy_dtype_promotion('standard'):  # optax: floats to counts
+    changes, state = optimizer.update(gradients, state, params)
+    changes = jax.tree.map(lambda x: learning_rate * x, changes)
+  return optax.apply_updates(params, changes), state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(policy, params, batch, where):
+  loss, right = _loss(params, policy, batch, where)
+  return right.mean(), loss
 
 
 def _loss(params, policy, batch, where):
