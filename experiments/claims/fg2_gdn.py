@@ -36,7 +36,7 @@ _SETTINGS = flags.DEFINE_list('settings', [], 'Which; all by default.')
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'fg2_gdn'
 ARMS = ('gdn', 'kda', 'fg2', 'fg2_plus', 'attention')
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-BATCH, HELD_OUT = 32, 16  # rows a batch; batches of a held-out set
+HELD_OUT = 512  # rows of a held-out set
 NARROW = 32  # width of the feed-forward part of the largest arm
 
 
@@ -50,6 +50,7 @@ class Setting(NamedTuple):
     width: K = V, so that a head remembers width x width numbers.
     steps: updates.
     vocab: ids.
+    rows: of a batch.
   """
 
   task: str
@@ -58,16 +59,16 @@ class Setting(NamedTuple):
   width: int
   steps: int
   vocab: int = 64
+  rows: int = 32
 
 
 SETTINGS = {
-  'mqar_64': Setting('multi_query', 64, 8, 16, 1500),
-  'mqar_128': Setting('multi_query', 128, 16, 16, 1500),
-  'mqar_128_wide': Setting('multi_query', 128, 16, 32, 1500),
-  'mqar_256': Setting('multi_query', 256, 32, 16, 1500, vocab=128),
-  'interference_96': Setting('overwriting', 96, 12, 16, 1500),
-  'interference_192': Setting('overwriting', 192, 24, 16, 1500),
-  'text_256': Setting('text', 256, 0, 32, 400, vocab=1024),
+  'mqar_64': Setting('multi_query', 64, 8, 16, 600),
+  'mqar_64_narrow': Setting('multi_query', 64, 8, 8, 1000),
+  'mqar_128': Setting('multi_query', 128, 16, 16, 600),
+  'mqar_256': Setting('multi_query', 256, 32, 16, 600, vocab=128, rows=16),
+  'interference_96': Setting('overwriting', 96, 12, 16, 600),
+  'text_256': Setting('text', 256, 0, 32, 400, vocab=1024, rows=16),
 }
 
 
@@ -75,7 +76,9 @@ def arm_config(arm: str, setting: Setting) -> config_lib.ModelConfig:
   """The model of an arm, as large as the largest of all arms."""
   largest = max(_size(_config(a, setting, NARROW)) for a in ARMS)
   grown = NARROW + 1
-  unit = _size(_config(arm, setting, grown)) - _size(_config(arm, setting, NARROW))
+  unit = _size(_config(arm, setting, grown)) - _size(
+    _config(arm, setting, NARROW)
+  )
   missing = largest - _size(_config(arm, setting, NARROW))
   return _config(arm, setting, NARROW + round(missing / unit))
 
@@ -119,7 +122,7 @@ def batch(setting: Setting, stream: str, index: int, seed: int) -> recall.Batch:
   rng = np.random.default_rng([_STREAMS.index(stream), seed, index])
   return recall.TASKS[setting.task](
     rng,
-    batch=BATCH,
+    batch=setting.rows,
     length=setting.length,
     pairs=setting.pairs,
     vocab=setting.vocab,
@@ -144,7 +147,7 @@ def _corpus():
 def _text(setting, stream, index, seed):
   ids = _corpus()[stream]
   rng = np.random.default_rng([_STREAMS.index(stream), seed, index])
-  start = rng.integers(0, len(ids) - setting.length, BATCH)
+  start = rng.integers(0, len(ids) - setting.length, setting.rows)
   rows = ids[start[:, None] + np.arange(setting.length + 1)]
   return recall.Batch(rows[:, :-1], rows[:, 1:])
 
@@ -163,7 +166,9 @@ def run_one(
     policy_lib.build(config),
     lambda step: batch(setting, 'train', step, seed),
     {
-      stream: [batch(setting, stream, i, 0) for i in range(HELD_OUT)]
+      stream: [
+        batch(setting, stream, i, 0) for i in range(HELD_OUT // setting.rows)
+      ]
       for stream in ('validation', 'test')
     },
     steps=setting.steps,

@@ -30,7 +30,7 @@ def test_arms_differ_in_what_they_are_named_after():
 def test_text_is_asked_for_its_next_token():
   setting = fg2_gdn.SETTINGS['text_256']
   tokens, targets = fg2_gdn.batch(setting, 'train', 0, 0)
-  assert tokens.shape == targets.shape == (fg2_gdn.BATCH, 256)
+  assert tokens.shape == targets.shape == (setting.rows, 256)
   np.testing.assert_array_equal(tokens[:, 1:], targets[:, :-1])
 
 
@@ -42,7 +42,7 @@ def test_streams_share_no_row():
 def test_a_run_is_one_file_and_is_not_repeated(tmp_path, monkeypatch):
   monkeypatch.setattr(fg2_gdn, 'RESULTS', tmp_path)
   monkeypatch.setitem(fg2_gdn.SETTINGS, 'tiny', TINY)
-  monkeypatch.setattr(fg2_gdn, 'HELD_OUT', 1)
+  monkeypatch.setattr(fg2_gdn, 'HELD_OUT', TINY.rows)
   path = fg2_gdn.run_one('tiny', 'fg2_plus', 1e-3, 0)
   result = json.loads(path.read_text())
   assert result['arm'] == 'fg2_plus' and not result['diverged']
