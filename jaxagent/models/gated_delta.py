@@ -157,9 +157,18 @@ def extend(
     mixed, memory = fg2_gdn.fg2_gdn_step(*token, memory)
     mixed = mixed[:, None]
   else:
-    mixed, memory = fg2_gdn.fg2_gdn_prescaled(
-      *(q, k, v, g), initial_state=memory, chunk_size=_chunk(x.shape[1])
-    )
+
+    def rule(q, k, v, g, memory):
+      mixed, memory = fg2_gdn.fg2_gdn_prescaled(
+        *(q, k, v, g),
+        initial_state=jnp.swapaxes(memory, 1, 2),
+        chunk_size=_chunk(x.shape[1]),
+      )
+      return mixed, jnp.swapaxes(memory, 1, 2)
+
+    by_head = jnp.swapaxes(memory, 1, 2)  # [S, K, H, V]
+    mixed, by_head = sharding.each_part(rule, q, k, v, g, by_head)
+    memory = jnp.swapaxes(by_head, 1, 2)
   last = jnp.sum(valid, axis=1, dtype=jnp.int32)
   at = last[:, None] + jnp.arange(tail.shape[1])[None]
   seen = jnp.concatenate([tail, inputs], axis=1)

@@ -133,16 +133,17 @@ def use(mesh: Mesh) -> contextlib.AbstractContextManager:
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def each_part(function: Callable, *arrays: jax.Array) -> jax.Array:
+def each_part(function: Callable, *arrays: jax.Array) -> PyTree:
   """`function(*arrays)`, on every device for its own rows and heads.
 
   The partitioner cannot look into a TPU kernel and refuses to split it. Outside
   of `use`, and on one device, this is a plain call.
 
   Args:
-    function: to [B, T, H, *], rows and heads apart from each other.
+    function: to [B, T, H, *] or several of it, rows and heads apart from each
+      other.
     arrays: [B, T, H, *], all with head counts that the function maps onto each
-      other group by group, or [B, T].
+      other group by group, or [B, T]. `T` may be any length, each its own.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:

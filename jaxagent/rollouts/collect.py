@@ -158,9 +158,15 @@ def _jit_driver(round_, empty, host, limits):
     return jax.lax.while_loop(lambda state: state[3], body, init)[4]
 
   def run(params, key):
+    mesh = jax.sharding.get_abstract_mesh()  # of this thread
+
+    def whole():
+      with jax.sharding.use_abstract_mesh(mesh):
+        return int(loop(params, key))
+
     # In the main thread an interrupt would wait for the whole rollout.
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-      future = executor.submit(lambda: int(loop(params, key)))
+      future = executor.submit(whole)
       try:
         return future.result()
       except KeyboardInterrupt:

@@ -4,6 +4,7 @@ It never learns the name of a method: all of it is in the `Setup`.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -156,7 +157,8 @@ class _Step:
     setup, schedule = self.setup, self.setup.schedule
     index = int(state.step)
     clock = _Clock()
-    rows = setup.source.next(local(state.params, self.mesh), index)
+    with sharing(self.mesh):
+      rows = setup.source.next(local(state.params, self.mesh), index)
     clock.lap('rollout')
     trajectory = rows.trajectory
     advantages, reward_state, metrics = self.credit(
@@ -255,12 +257,14 @@ def _evaluate(setup, state, workdir, writer):
   due = schedule.evaluate_every and step % schedule.evaluate_every == 0
   if not setup.evaluators or not (due or step in (0, schedule.steps)):
     return
-  params = local(state.params, setup.mesh or sharding.make_mesh())
+  mesh = setup.mesh or sharding.make_mesh()
+  params = local(state.params, mesh)
   path = workdir / 'evaluations.json'
   results = json.loads(path.read_text()) if path.exists() else {}
   values = {}
   for evaluator in setup.evaluators:
-    summary, episodes = evaluator(params)
+    with sharing(mesh):
+      summary, episodes = evaluator(params)
     when = 'after' if step else 'before'
     results.setdefault(when, {})[evaluator.name] = {'step': step, **summary}
     for field in ('success', 'low', 'high'):
@@ -275,6 +279,16 @@ def _evaluate(setup, state, workdir, writer):
     fresh.write_text(json.dumps(results, indent=1))
     fresh.replace(path)
   writer.write(max(step - 1, 0), values)
+
+
+def sharing(mesh):
+  """For what is run with `local` parameters: on the mesh, or one device of it.
+
+  With several processes each plays its own tasks by itself.
+  """
+  if jax.process_count() == 1:
+    return sharding.use(mesh)
+  return contextlib.nullcontext()
 
 
 def local(params, mesh):

@@ -8,7 +8,7 @@ import worlds
 from jaxagent import tokens
 from jaxagent.agents import protocol
 from jaxagent.models import config as config_lib
-from jaxagent.models import logprobs, sampler
+from jaxagent.models import gated_delta, logprobs, sampler, sharding
 from jaxagent.models import policy as policy_lib
 from jaxagent.rollouts import assemble, collect, host, local_policy
 
@@ -39,13 +39,14 @@ def params():
   return jax.jit(POLICY.init)(jax.random.key(3))
 
 
-def rollout(slots=4, chunk=8, lengths=(256,)):
+def rollout(slots=4, chunk=8, lengths=(256,), driver='python'):
   return collect.Rollout(
     POLICY,
     TOKENIZER,
     worlds.echo,
     host.Limits(slots, MAX_NEW, lengths, None),
     sampler.Sampling(max_new=MAX_NEW, stop_ids=TOKENIZER.stop_ids, chunk=chunk),
+    driver=driver,
   )
 
 
@@ -74,6 +75,27 @@ def test_tokens_depend_on_neither_slots_chunk_cache_nor_order(params):
   )
   assert batch.action_mask.sum() > 100
   chex.assert_trees_all_close(scores.logprobs, batch.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize('driver', collect.DRIVERS)
+def test_a_mesh_plays_as_one_device_does(params, driver, monkeypatch):
+  """And hands the delta rule, a kernel on a TPU, whole rows and heads."""
+  seen, rule = [], gated_delta.fg2_gdn.fg2_gdn_prescaled
+
+  def watched(q, *args, **keywords):
+    seen.append(q.shape[0::2])
+    return rule(q, *args, **keywords)
+
+  monkeypatch.setattr(gated_delta.fg2_gdn, 'fg2_gdn_prescaled', watched)
+  tasks = worlds.tasks(6)
+  want, _ = rollout()(params, KEY, tasks)
+  assert set(seen) == {(4, 2)}
+  seen.clear()
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  with sharding.use(mesh):
+    got, _ = rollout(driver=driver)(sharding.shard(params, mesh), KEY, tasks)
+  assert set(seen) == {(1, 1)}
+  assert contents(got) == contents(want)
 
 
 def test_a_conversation_that_turns_back_begins_again(params):
