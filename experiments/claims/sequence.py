@@ -38,8 +38,8 @@ def train(
 
   Args:
     policy: the model.
-    batches: the batch of a step; every batch asks at equally many positions a
-      row, so that shapes are static.
+    batches: the batch of a step; all rows of a batch ask at equally many
+      positions. A program is compiled for each number of them.
     held_out: name -> batches that are scored.
     steps: updates.
     learning_rate: at its highest.

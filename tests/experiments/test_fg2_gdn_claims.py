@@ -7,7 +7,7 @@ import pytest
 
 from experiments.claims import fg2_gdn, recall_report
 
-TINY = fg2_gdn.Setting('multi_query', 16, 2, 8, 2, vocab=32)
+TINY = fg2_gdn.Setting('multi_query', 16, 4, 8, 2, vocab=32)
 
 
 @pytest.mark.parametrize('name', fg2_gdn.SETTINGS)
@@ -37,6 +37,22 @@ def test_text_is_asked_for_its_next_token():
 def test_streams_share_no_row():
   rows = [fg2_gdn.batch(TINY, s, 0, 0).tokens for s in fg2_gdn._STREAMS]
   assert not (rows[0] == rows[1]).all() and not (rows[1] == rows[2]).all()
+
+
+def test_training_mixes_few_and_many_keys():
+  counts = {
+    stream: [
+      int(
+        (
+          fg2_gdn.batch(fg2_gdn.SETTINGS['mqar_64'], stream, i, 0).targets[0]
+          >= 0
+        ).sum()
+      )
+      for i in range(4)
+    ]
+    for stream in ('train', 'test')
+  }
+  assert counts == {'train': [2, 4, 8, 2], 'test': [8, 8, 8, 8]}
 
 
 def test_a_run_is_one_file_and_is_not_repeated(tmp_path, monkeypatch):
