@@ -52,7 +52,7 @@ Outputs = tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]
 
 # The smallest log decay of a token, and the smallest beta under a square root.
 MIN_G = decays.MIN_G
-MIN_BETA = 1e-30
+MIN_BETA = chunked.MIN_BETA
 
 LANES = 16
 
@@ -93,9 +93,20 @@ def gated_delta(
     TypeError: dtypes.
     NotImplementedError: the implementation cannot run here.
   """
-  args, kwargs, length = _prepare(
-    q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size
+  return _run(
+    *(q, k, v, g),
+    implementation=implementation,
+    erase=erase,
+    initial_state=initial_state,
+    segment_ids=segment_ids,
+    scale=scale,
+    chunk_size=chunk_size,
   )
+
+
+def _run(q, k, v, g, *, implementation=None, **keywords):
+  """`gated_delta` with `betas`, for keys and values; see `_prepare`."""
+  args, kwargs, length = _prepare(q, k, v, g, **keywords)
   o, state = dispatch.call(
     IMPLEMENTATIONS,
     implementation,
@@ -114,18 +125,10 @@ def choice(
   Arrays may be `jax.ShapeDtypeStruct`; nothing is computed.
   """
 
-  def args_of(q, k, v, g, keywords):
-    keywords = {
-      **dict.fromkeys(('erase', 'initial_state', 'segment_ids', 'scale')),
-      'chunk_size': 64,
-      **keywords,
-    }
-    return _prepare(q, k, v, g, **keywords)[0]
-
   arrays = {k: x for k, x in keywords.items() if hasattr(x, 'shape')}
   rest = {k: x for k, x in keywords.items() if k not in arrays}
   args = jax.eval_shape(
-    lambda q, k, v, g, arrays: args_of(q, k, v, g, {**arrays, **rest}),
+    lambda q, k, v, g, arrays: _prepare(q, k, v, g, **arrays, **rest)[0],
     *(q, k, v, g, arrays),
   )
   return dispatch.choice(
@@ -156,9 +159,7 @@ def fg2_gdn(
   """
   specs.check_gate('beta_k', beta_k, k.shape)
   specs.check_gate('beta_v', beta_v, v.shape)
-  return gated_delta(
-    q, _scaled(k, _root(beta_k)), _scaled(v, _root(beta_v)), g, **keywords
-  )
+  return _run(q, k, v, g, betas=(beta_k, beta_v), **keywords)
 
 
 def fg2_gdn_prescaled(
@@ -300,8 +301,24 @@ def automatic(platform: str | None = None) -> tuple[str, ...]:
   return AUTOMATIC.get(platform, ('chunk',))
 
 
-def _prepare(q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size):
-  """Operands as every implementation takes them, and the length of `o`."""
+def _prepare(
+  q,
+  k,
+  v,
+  g,
+  *,
+  erase=None,
+  initial_state=None,
+  segment_ids=None,
+  scale=None,
+  chunk_size=64,
+  betas=(None, None),
+):
+  """Operands as every implementation takes them, and the length of `o`.
+
+  `betas` go as they are to the implementation, which takes `sqrt(beta) x` for
+  `x`: the chunked form does so in cache.
+  """
   specs.check_operands(
     *(q, k, v, g),
     erase=erase,
@@ -319,7 +336,7 @@ def _prepare(q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size):
     'scale': width**-0.5 if scale is None else float(scale),
   }
   runs = None
-  operands = [q, erase, k, v, g]
+  operands = [q, erase, k, v, g, *betas]
   if segment_ids is not None:
     runs = runs_of(segment_ids)
     real = (segment_ids != 0)[..., None, None]
@@ -333,11 +350,9 @@ def _prepare(q, k, v, g, erase, initial_state, segment_ids, scale, chunk_size):
     ]
     runs = None if runs is None else jnp.pad(runs, pad, mode='edge')
   state = jnp.asarray(initial_state, accumulate)
+  *operands, beta_c, beta_u = operands
+  options |= {'beta_c': beta_c, 'beta_u': beta_u}
   return (*operands, state, runs), options, length
-
-
-def _root(beta):
-  return jnp.sqrt(jnp.maximum(beta, MIN_BETA))
 
 
 def _wide(*arrays):
@@ -360,9 +375,22 @@ def _scaled(x, factor):
   return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 
-def _ready(function, lowest, q, a, c, u, g, state, runs, *, scale, **keywords):
-  """Runs `function` on scaled queries and decays not below `lowest`."""
+def _ready(
+  function,
+  lowest,
+  *operands,
+  scale,
+  beta_c=None,
+  beta_u=None,
+  **keywords,
+):
+  """Runs `function` on scaled operands and decays not below `lowest`."""
+  q, a, c, u, g, state, runs = operands
   q = _scaled(q, jnp.full((1, 1, 1, 1), scale, _wide(q, g)))
+  c, u = (
+    x if beta is None else _scaled(x, jnp.sqrt(jnp.maximum(beta, MIN_BETA)))
+    for x, beta in ((c, beta_c), (u, beta_u))
+  )
   if lowest is not None:
     g = jnp.maximum(g, lowest)
   return function(q, a, c, u, g, state, runs, **keywords)

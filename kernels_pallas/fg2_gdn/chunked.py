@@ -31,6 +31,10 @@ Array = jax.Array | np.ndarray
 
 CHUNK = decays.CHUNK
 CHUNKS = 4  # a block
+# The smallest beta under a square root; smaller ones count as this, without
+# gradient.
+MIN_BETA = 1e-30
+SCALED = {'beta_c': 'c', 'beta_u': 'u'}
 
 
 @functools.partial(jax.jit, static_argnames=('chunk_size', 'scale'))
@@ -45,6 +49,8 @@ def gated_delta_chunked(
   *,
   chunk_size: int,
   scale: float = 1.0,
+  beta_c: Float[Array, 'B T H #K'] | None = None,
+  beta_u: Float[Array, 'B T H #V'] | None = None,
 ) -> tuple[Float[Array, 'B T H V'], Float[Array, 'B H K V']]:
   """Same arguments and values as `reference.gated_delta_recurrent`.
 
@@ -63,6 +69,8 @@ def gated_delta_chunked(
     runs: index of each token's document along the row, or None.
     chunk_size: not used, see the top of the module.
     scale: factor on the queries.
+    beta_c: `c` is taken times the square root of this, see `MIN_BETA`.
+    beta_u: `u` likewise.
 
   Returns:
     `o`, in the dtype of `u`, and the state after the last token.
@@ -72,6 +80,7 @@ def gated_delta_chunked(
   chunks = min(CHUNKS, -(-length // CHUNK))
   extra = -length % (CHUNK * chunks)
   xs = {'q': q, 'a': a, 'c': c, 'u': u, 'g': g}
+  xs |= {'beta_c': beta_c, 'beta_u': beta_u}
   xs = {name: x for name, x in xs.items() if x is not None}
   if extra:
     pad = ((0, 0), (0, extra), (0, 0), (0, 0))
@@ -133,7 +142,7 @@ def _forward(options, save, xs, state, marks):
 
   def step(state, index):
     block, masks = cut(xs, marks, index)
-    block = _ready(block, scale)
+    block, _ = _ready(block, scale)
     o, after = _branch(_block_forward, block['g'], masks, state, block)
     o = _uncut(o, rows).astype(xs['u'].dtype)
     return after, (o, state if save else None)
@@ -160,18 +169,16 @@ def _backward(options, xs, entries, last, marks, do, dlast):
   def step(carry, x):
     index, entry = x
     block, masks = cut({**xs, 'do': do}, marks, index)
-    do_block, raw = block.pop('do'), block['g']
-    block = _ready(block, scale)
+    do_block, raw = block.pop('do'), block
+    block, roots = _ready(raw, scale)
     entry = entry.reshape(carry[0].shape)
     dblock, *carry = _branch(
       *(_block_backward, block['g'], masks),
       *(entry, block, do_block, *carry),
     )
-    dblock['q'] = scale * dblock['q']
-    dblock['g'] = jnp.where(raw < decays.MIN_G, 0, dblock['g'])
     return tuple(carry), {
       name: _uncut(dx, rows).astype(xs[name].dtype)
-      for name, dx in dblock.items()
+      for name, dx in _unready(raw, roots, scale, dblock).items()
     }
 
   fold = (-1, *dlast.shape[2:])
@@ -191,10 +198,36 @@ def _backward(options, xs, entries, last, marks, do, dlast):
 
 
 def _ready(block, scale):
-  return block | {
-    'q': scale * block['q'],
-    'g': jnp.maximum(block['g'], decays.MIN_G),
+  """Operands as the rule takes them, from operands as they come.
+
+  Returns them, and the square roots of the betas by name.
+  """
+  out = {name: x for name, x in block.items() if name not in SCALED}
+  out['q'] = scale * block['q']
+  out['g'] = jnp.maximum(block['g'], decays.MIN_G)
+  roots = {
+    name: jnp.sqrt(jnp.maximum(block[name], MIN_BETA))
+    for name in SCALED
+    if name in block
   }
+  for name, root in roots.items():
+    out[SCALED[name]] = block[SCALED[name]] * root
+  return out, roots
+
+
+def _unready(raw, roots, scale, dblock):
+  """Gradients of what came into `_ready` from those of what came out."""
+  out = dict(dblock)
+  out['q'] = scale * dblock['q']
+  out['g'] = jnp.where(raw['g'] < decays.MIN_G, 0, dblock['g'])
+  for name, root in roots.items():
+    x = SCALED[name]
+    droot = dblock[x] * raw[x]
+    if root.shape[-1] == 1:
+      droot = decays.lane_sum(droot)
+    out[x] = dblock[x] * root
+    out[name] = jnp.where(raw[name] > MIN_BETA, droot / (2 * root), 0)
+  return out
 
 
 def _branch(function, g, masks, *args):

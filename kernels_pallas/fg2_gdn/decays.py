@@ -129,7 +129,7 @@ def by_head(block: dict[str, Array], masks: Masks | None) -> Decayed:
   def pull(dq, da, dc, dreads, dlower):
     dreads, dlower = dreads * decay, dlower * strict
     dq, da, dc = _pull_pairs((q, a, c), (dq, da, dc), dreads, dlower)
-    return dq, da, dc, _lane_sum(q * dq + a * da - c * dc)
+    return dq, da, dc, lane_sum(q * dq + a * da - c * dc)
 
   return Decayed(
     *(q, a, c),
@@ -238,8 +238,8 @@ def by_halves(block: dict[str, Array], masks: Masks | None) -> Decayed:
 
 def total(state: Array, dstate: Array, width: int) -> Array:
   """[N, 1, width]: the sum of `state * dstate` over V, and K if width is 1."""
-  by_channel = _lane_sum(state * dstate)[:, None, :, 0]
-  return by_channel if width > 1 else _lane_sum(by_channel)
+  by_channel = lane_sum(state * dstate)[:, None, :, 0]
+  return by_channel if width > 1 else lane_sum(by_channel)
 
 
 def sum_later(z: Array, total: Array, masks: Masks | None) -> Array:
@@ -320,7 +320,7 @@ def _hidden_exp(seen, x):
   return jnp.where(seen, jnp.exp(jnp.where(seen, x, HIDDEN)), 0)
 
 
-def _lane_sum(x):
+def lane_sum(x):
   """The sum over the last axis, kept; in two stages, so that it vectorises."""
   width = x.shape[-1]
   lanes = 16 if width % 16 == 0 else 1
