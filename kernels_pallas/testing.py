@@ -126,7 +126,8 @@ class Compiled(NamedTuple):
     generation: key of `TOPOLOGIES`.
     error: None, or what the compiler said.
     kernels: Pallas kernels in the executable; 0 means a fallback was compiled.
-    temp_bytes: HBM that the executable needs besides arguments and results.
+    hbm_bytes: of arguments and results, which cross HBM at least once.
+    temp_bytes: HBM that the executable needs besides.
     seconds: wall time of lowering and compiling.
     schedule: one `Kernel` each, where `schedule=True` was asked for.
   """
@@ -135,6 +136,7 @@ class Compiled(NamedTuple):
   generation: str
   error: str | None = None
   kernels: int = 0
+  hbm_bytes: int = 0
   temp_bytes: int = 0
   seconds: float | int = 0.0
   schedule: tuple[Kernel, ...] = ()
@@ -336,6 +338,7 @@ def _compile(case, generation, folder) -> Compiled:
     case.name,
     generation,
     kernels=len(re.findall(KERNEL, compiled.as_text())),
+    hbm_bytes=int(memory.argument_size_in_bytes + memory.output_size_in_bytes),
     temp_bytes=int(memory.temp_size_in_bytes),
     seconds=round(time.perf_counter() - start, 2),
     schedule=() if folder is None else _schedule(folder),
