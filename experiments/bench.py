@@ -14,6 +14,7 @@ whatever else the machine does slows both.
 
 `kernels` times the gated delta rules on one core; see `bench_kernels`.
 `sparse` times block-sparse against dense attention on one; see `bench_sparse`.
+Both keep finished rows, and their tables, in experiments/results.
 """
 
 import argparse
@@ -153,19 +154,19 @@ def _tables(result: dict[str, Any]) -> str:
   return bench_tables.tables(result['rows'])
 
 
-# name -> (adds options, measures, writes its own file, shows the result)
+# name -> (adds options, measures, where it writes by itself, shows the result)
 COMMANDS = {
-  'envs': (add_env_arguments, envs, False, _json),
+  'envs': (add_env_arguments, envs, None, _json),
   'kernels': (
     bench_kernels.add_arguments,
     bench_kernels.kernels,
-    True,
+    bench_kernels.RESULTS,
     _tables,
   ),
   'sparse': (
     bench_sparse.add_arguments,
     bench_sparse.sparse,
-    True,
+    bench_sparse.RESULTS,
     bench_sparse.table,
   ),
 }
@@ -182,11 +183,15 @@ def main(arguments: Sequence[str] | None = None):
     add_arguments(command)
     command.add_argument('--out', type=pathlib.Path, help='JSON file to write')
   options = parser.parse_args(arguments)
-  _, function, writes, show = COMMANDS[options.command]
+  _, function, written, show = COMMANDS[options.command]
   result = {'machine': machine(), **function(options)}
-  print(show(result))
-  if options.out and not writes:
-    options.out.write_text(json.dumps(result, indent=2) + '\n')
+  shown = show(result)
+  print(shown)
+  if written:
+    table = (options.out or written).with_suffix('.md')
+    table.write_text(f'# `bench {options.command}`\n\n{shown}\n')
+  elif options.out:
+    options.out.write_text(_json(result) + '\n')
 
 
 if __name__ == '__main__':

@@ -328,17 +328,3 @@ def _cell(row, arm):
   times = {name: statistics.median(x) for name, x in row['arms'].items()}
   dense = min(times[name] for name in ('masked', 'tiled') if name in times)
   return f'{times[arm]:.4g} ({dense / times[arm]:.2f}x)'
-
-
-def main(arguments: Sequence[str] | None = None):
-  """Runs the bench and prints its tables."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  add_arguments(parser)
-  parser.add_argument('--out', type=pathlib.Path, help='JSON file to write')
-  print(table(sparse(parser.parse_args(arguments))))
-
-
-if __name__ == '__main__':
-  main()
