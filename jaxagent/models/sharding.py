@@ -133,6 +133,21 @@ def use(mesh: Mesh) -> contextlib.AbstractContextManager:
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def by_rows(x: jax.Array) -> jax.Array:
+  """`x` [B, ...] with its rows split over the mesh, and nothing else.
+
+  Left to itself the partitioner keeps hidden states split by width, as the
+  embedding is, and sums every product over `fsdp`. Outside of `use`, and where
+  the rows do not divide, nothing is asked.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  if x.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']):
+    return x
+  return jax.lax.with_sharding_constraint(x, BATCH)
+
+
 def each_part(function: Callable, *arrays: jax.Array) -> PyTree:
   """`function(*arrays)`, on every device for its own rows and heads.
 

@@ -23,6 +23,7 @@ from jaxagent.models import (
   experts,
   gated_delta,
   layers,
+  sharding,
   sparse_attention,
 )
 from jaxagent.models import config as config_lib
@@ -172,12 +173,13 @@ def apply(
 
   def block(kind, x, layer):
     y = layers.norm(config, x, layer['attention_norm'])
-    x = x + MIXERS[kind].whole(config, layer[kind], y, rows)
-    return _feed(config, layer, x)
+    x = sharding.by_rows(x + MIXERS[kind].whole(config, layer[kind], y, rows))
+    return sharding.by_rows(_feed(config, layer, x))
 
   if remat:
     block = jax.checkpoint(block, static_argnums=0)
   x = jnp.asarray(params['embed'])[tokens].astype(config.dtype)
+  x = sharding.by_rows(x)
   if scan:
     period = _period(config.kinds)
     stacked = [

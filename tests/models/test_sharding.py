@@ -144,3 +144,21 @@ def test_each_part_is_the_whole(axes):
   heads = 4 // tensor if 2 % tensor == 0 else 4
   assert seen[-1] == (8 // ways, 3, heads, 5)
   chex.assert_trees_all_close((got, grad), (want, plain), rtol=1e-5)
+
+
+def test_hidden_states_keep_whole_rows(monkeypatch):
+  """Not a part of the width each, which every product would have to sum."""
+  policy = policy_lib.build(config.PRESETS['debug'])
+  mesh = sharding.make_mesh(fsdp=8)
+  params = sharding.shard(policy.init(jax.random.key(0)), mesh)
+  rows = NamedSharding(mesh, sharding.BATCH)
+  tokens = jax.device_put(jnp.arange(64, dtype=jnp.int32).reshape(8, 8), rows)
+
+  def sums():
+    with sharding.use(mesh):
+      program = jax.jit(lambda p, x: policy.apply(p, x)).lower(params, tokens)
+      return program.compile().as_text().count(' all-reduce(')
+
+  assert sums() <= 1  # the rows of the embedding
+  monkeypatch.setattr(sharding, 'by_rows', lambda x: x)
+  assert sums() > 4
