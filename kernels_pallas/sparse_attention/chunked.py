@@ -25,6 +25,7 @@ windows are made.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ Array = routing.Array
 ROWS = 128
 WINDOW = 32768
 UNIT = 128
+UNITS = 4  # of which blocks are chosen at once, at most
 EMPTY = -1e30  # the largest logit of no key
 NOWHERE = 1 << 30
 
@@ -147,29 +149,76 @@ def _room(static: Static, unit: int, blocks: int) -> int:
   return -(-max(WINDOW, least) // ROWS) * ROWS
 
 
-def _choose(chooser, means, blocks, budget, length):
-  """[M, N]: the blocks that the queries of a group chose."""
+def _choose(chooser, means, blocks, budget):
+  """What each query of a group chose, unit by unit: no array leaves the cache.
+
+  Returns:
+    words: u32[U, S, W], the chosen blocks of each query as bits.
+    rank: i32[U, S, N], how many earlier queries of the unit chose the block.
+    count: i32[U, N], how many did in all.
+  """
   m, n = chooser.shape[0], means.shape[0]
-  found = routing.scores(chooser[None, :, None], means[None, :, None])[0, 0]
-  allowed = routing.past(
-    blocks.document, blocks.first, jnp.broadcast_to(blocks.start, (length, n))
+  unit, length = _unit(m), blocks.first.shape[0]
+  units = math.gcd(m // unit, UNITS)
+  earlier = np.tri(unit, k=-1, dtype=np.float32)
+
+  def of_some(args):
+    chooser, document, first = args
+    found = routing.scores(chooser[None, :, None], means[None, :, None])[0, 0]
+    chosen = routing.best(
+      found,
+      routing.past(
+        document, first, jnp.broadcast_to(blocks.start, found.shape)
+      ),
+      jnp.broadcast_to(budget - 1, document.shape),
+    ).reshape(units, unit, n)
+    rank = jnp.einsum('st,utn->usn', earlier, chosen.astype(jnp.float32))
+    return _bits(chosen), rank.astype(jnp.int32), chosen.sum(1, dtype=jnp.int32)
+
+  document, first = (
+    jnp.tile(x, m // length) for x in (blocks.document, blocks.first)
   )
-  allowed = jnp.tile(allowed, (m // length, 1))
-  return routing.best(found, allowed, jnp.broadcast_to(budget - 1, (m,)))
+  parts = jax.tree.map(
+    lambda x: x.reshape(-1, units * unit, *x.shape[1:]),
+    (chooser, document, first),
+  )
+  return jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:]), lax.map(of_some, parts)
+  )
+
+
+def _bits(chosen):
+  """[..., N] as u32[..., W]: bit i of word w is block 32 w + i."""
+  extra = -chosen.shape[-1] % 32
+  chosen = jnp.pad(chosen, [(0, 0)] * (chosen.ndim - 1) + [(0, extra)])
+  chosen = chosen.reshape(*chosen.shape[:-1], -1, 32).astype(jnp.uint32)
+  shifts = lax.broadcasted_iota(jnp.uint32, chosen.shape, chosen.ndim - 1)
+  return (chosen << shifts).sum(-1, dtype=jnp.uint32)
+
+
+def _take_lowest(words, none):
+  """The first block of each query and the words without it; `none` if empty."""
+  lowest = words & (~words + 1)
+  at = lax.broadcasted_iota(jnp.int32, words.shape, words.ndim - 1)
+  word = jnp.where(words != 0, at, NOWHERE).min(-1)
+  lowest = jnp.where(at == word[..., None], lowest, 0)
+  bit = lax.population_count(lowest.sum(-1, dtype=jnp.uint32) - 1)
+  block = 32 * word + bit.astype(jnp.int32)
+  return jnp.where(word == NOWHERE, none, block), words ^ lowest
 
 
 def _pairs(static, chooser, means, blocks, budget, length) -> Pairs:
-  """Chooses, and lists the chosen pairs by window and block, and by query."""
-  chosen = _choose(chooser, means, blocks, budget, length)
-  m, n = chosen.shape
-  unit = _unit(m)
-  u = m // unit
-  chosen = chosen.reshape(u, unit, n)
+  """Chooses, and lists the chosen pairs by window and block, and by query.
+
+  The lists are written block by block of a query, as far as the budget goes.
+  """
+  words, rank, count = _choose(chooser, means, blocks, budget)
+  u, unit, n = rank.shape
+  m = u * unit
   room = _room(static, unit, n) - n * ROWS
   units = jnp.clip(room // (unit * jnp.maximum(budget - 1, 1)), 1, u)
   window = jnp.arange(u, dtype=jnp.int32) // units
   # Pairs of a block in a window lie together, from a multiple of ROWS on.
-  count = chosen.sum(1, dtype=jnp.int32)
   tiles = -(-jnp.zeros_like(count).at[window].add(count) // ROWS)
   ends = jnp.cumsum(tiles.reshape(-1), dtype=jnp.int32).reshape(u, n)
   earlier = jnp.cumsum(count, axis=0, dtype=jnp.int32) - count
@@ -178,16 +227,27 @@ def _pairs(static, chooser, means, blocks, budget, length) -> Pairs:
   before = np.arange(length) // static.block_size
   most = m // length * int(np.minimum(before, static.max_budget - 1).sum())
   size = -(-most // ROWS) * ROWS + min(u * n, max(most, 1)) * ROWS
-  rank = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
-  place = jnp.where(chosen, first[:, None] + rank, size)
-  index = functools.partial(lax.broadcasted_iota, jnp.int32, chosen.shape)
+  index = jnp.arange(m, dtype=jnp.int32).reshape(u, unit)
+
+  def one_more(j, carry):
+    words, query, places = carry
+    block, words = _take_lowest(words, n)
+    at = jnp.minimum(block, n - 1)
+    place = jnp.take_along_axis(first, at, axis=1)
+    place += jnp.take_along_axis(rank, at[:, :, None], axis=2)[:, :, 0]
+    here = block < n
+    query = query.at[jnp.where(here, place, size)].set(index, mode='drop')
+    place = jnp.where(here, place, NOWHERE)
+    places = lax.dynamic_update_index_in_dim(places, place, j, 1)
+    return words, query, places
+
+  chosen = lax.population_count(words).sum(2, dtype=jnp.uint32).max(1)
+  chosen = chosen.astype(jnp.int32)
   query = jnp.full(size, m, jnp.int32)
-  query = query.at[place].set(index(0) * unit + index(1), mode='drop')
-  most = max(static.max_budget - 1, 1)
-  rank = jnp.cumsum(chosen, axis=2, dtype=jnp.int32) - 1
-  places = jnp.full((u, most, unit), NOWHERE, jnp.int32)
-  places = places.at[index(0), jnp.where(chosen, rank, most), index(1)].set(
-    place, mode='drop'
+  places = (u, max(static.max_budget - 1, 1), unit)
+  places = jnp.full(places, NOWHERE, jnp.int32)
+  _, query, places = lax.fori_loop(
+    0, chosen.max(), one_more, (words, query, places)
   )
   used = jnp.arange(size // ROWS, dtype=jnp.int32)
   owner = jnp.searchsorted(ends.reshape(-1), used, side='right')
@@ -197,7 +257,7 @@ def _pairs(static, chooser, means, blocks, budget, length) -> Pairs:
     jnp.pad(ends[:, -1], (1, 0)),
     units,
     places,
-    chosen.sum(2, dtype=jnp.int32).max(1),
+    chosen,
   )
 
 

@@ -153,7 +153,9 @@ def best(
   Finds the value that is `count`-th from above bit by bit: the cost does not
   depend on `count`, which is a run-time value, and nothing is sorted.
   """
-  count = jnp.minimum(count, allowed.sum(-1, dtype=jnp.int32))[..., None]
+  # Blocks come first: sums over the first axis vectorise, over the last not.
+  values, allowed = (jnp.moveaxis(x, -1, 0) for x in (values, allowed))
+  count = jnp.minimum(count, allowed.sum(0, dtype=jnp.int32))
   bits = lax.bitcast_convert_type(values + 0.0, jnp.int32)  # -0.0 is 0.0
   bits = bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
   bits = lax.bitcast_convert_type(bits, jnp.uint32) ^ jnp.uint32(1 << 31)
@@ -161,16 +163,22 @@ def best(
 
   def raise_bound(i, bound):
     higher = bound | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-    enough = (bits >= higher).sum(-1, keepdims=True, dtype=jnp.int32) >= count
+    enough = (bits >= higher[None]).sum(0, dtype=jnp.int32) >= count
     return jnp.where(enough, higher, bound)
 
-  bound = jnp.zeros((*bits.shape[:-1], 1), jnp.uint32)
-  bound = lax.fori_loop(0, 32, raise_bound, bound)
+  bound = jnp.zeros(bits.shape[1:], jnp.uint32)
+  bound = lax.fori_loop(0, 32, raise_bound, bound)[None]
   above = bits > bound
   equal = (bits == bound) & allowed
-  spare = count - above.sum(-1, keepdims=True, dtype=jnp.int32)
-  rank = jnp.cumsum(equal, axis=-1, dtype=jnp.int32)
-  return (above | (equal & (rank <= spare))) & (count > 0)
+  spare = count - above.sum(0, dtype=jnp.int32)
+  equal = lax.cond(
+    jnp.all(equal.sum(0, dtype=jnp.int32) <= spare),
+    lambda x: x,
+    lambda x: x & (jnp.cumsum(x, axis=0, dtype=jnp.int32) <= spare[None]),
+    equal,
+  )  # to break ties is slow, and rare
+  chosen = (above | equal) & (count > 0)[None]
+  return jnp.moveaxis(chosen, 0, -1)
 
 
 def block_mask(
