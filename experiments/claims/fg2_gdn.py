@@ -75,7 +75,9 @@ def arm_config(arm: str, setting: Setting) -> config_lib.ModelConfig:
   """The model of an arm, as large as the largest of all arms."""
   largest = max(_size(_config(a, setting, NARROW)) for a in ARMS)
   grown = NARROW + 1
-  unit = _size(_config(arm, setting, grown)) - _size(_config(arm, setting, NARROW))
+  unit = _size(_config(arm, setting, grown)) - _size(
+    _config(arm, setting, NARROW)
+  )
   missing = largest - _size(_config(arm, setting, NARROW))
   return _config(arm, setting, NARROW + round(missing / unit))
 
