@@ -192,7 +192,7 @@ Caps = tuple[tuple[int, int], ...]
 
 
 def cap_auxiliary(
-  caps: Caps, *, threshold: float = 0.5
+  caps: Caps, *, threshold: float | int = 0.5
 ) -> types.RewardTransform:
   """A failed primary reward caps what an auxiliary one can give.
 

@@ -35,9 +35,9 @@ class WhitenState(NamedTuple):
 
 def mahalanobis_whiten(
   *,
-  alpha: float = 0.1,
+  alpha: float | int = 0.1,
   warmup: int = 5,
-  floor: float = 1e-2,
+  floor: float | int = 1e-2,
   initial: str = 'batch',
   guard_sign: bool = False,
   shrinkage: float | int = 0.0,
@@ -127,7 +127,7 @@ def mahalanobis_whiten(
 def inverse_root(
   covariance: Float[types.Array, 'R R'],
   *,
-  floor: float = 1e-2,
+  floor: float | int = 1e-2,
   root: str = 'symmetric',
 ) -> Float[Array, 'R R']:
   """Sigma^{-1/2} with floored eigenvalues; its columns' sums are weights.
