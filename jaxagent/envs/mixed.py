@@ -285,4 +285,5 @@ def from_config(
     registry.one_of('option of mixed', name, _OF_GAMES + _OF_ENV)
   games = Games(**{k: v for k, v in options.items() if k in _OF_GAMES})
   rest = {k: v for k, v in options.items() if k in _OF_ENV}
+  rest['scales'] = dict(rest.get('scales') or {})
   return games, functools.partial(MixedEnv, games, **rest)

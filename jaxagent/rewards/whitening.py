@@ -192,8 +192,6 @@ def _roots(covariance, shares, floor, root) -> _Roots:
   each_set = jax.vmap(of, (None, 0, 0))
   found = jax.vmap(each_set, (0, None, None))(
     jnp.asarray(shares, jnp.float32), covariance, jnp.asarray(sets)
-  )._replace(
-    shrunk=jnp.tile(jnp.asarray(shares, jnp.float32)[:, None], len(sets))
   )
   # On the diagonal every weight is positive: the last share always is good.
   good = jnp.all(found.weights >= 0, axis=2).at[-1].set(True)

@@ -149,6 +149,7 @@ def test_scales_multiply_what_is_reported(games):
   'options, told',
   [
     ({'sizes': 3}, "mean 'size'"),
+    ({'seeds': 3}, "mean 'seed'"),
     ({'split': 'valid'}, 'train, test'),
     ({'kinds': ('sums',)}, "mean 'sum'"),
   ],

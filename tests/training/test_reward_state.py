@@ -57,7 +57,7 @@ def test_a_resumed_run_has_the_same_state(tmp_path):
     'whitening/min_weight',
     'rewards/nonfinite',
   } <= names
-  assert 'rewards/correlation/correct~length' in names
+  assert 'rewards/correlation/length~style' in names
   assert 'rewards/correlation/length~constraints' not in names  # no task has
 
 
