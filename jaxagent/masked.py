@@ -15,6 +15,14 @@ from jaxagent import types
 _RELATIVE_ZERO = 1e-6  # a spread below this share of the values is rounding
 
 
+class PairMoments(NamedTuple):
+  """Moments of columns two by two, each over the rows that have both."""
+
+  count: Int[Array, 'R R']  # rows that have both
+  covariance: Float[Array, 'R R']
+  variance: Float[Array, 'R R']  # [k, l]: of column k, in the rows that have l
+
+
 class Moments(NamedTuple):
   """What each element's segment looks like, given back to every element."""
 
@@ -32,6 +40,90 @@ def mean(
   """Mean of the unmasked elements; 0 where there are none."""
   total = jnp.sum(jnp.where(mask, x, 0))
   return total / jnp.maximum(jnp.sum(mask, dtype=total.dtype), 1)
+
+
+def quantile(
+  values: Float[types.Array, 'N R'], mask: Bool[types.Array, 'N R'], q: float
+) -> Float[types.Array, 'R']:
+  """The q-quantile of the unmasked part of each column; 0 where it is empty.
+
+  Between two order statistics it is interpolated linearly, as by default in
+  NumPy.
+
+  Args:
+    values: any float, also non-finite where masked.
+    mask: what counts.
+    q: in [0, 1].
+  """
+  ordered = jnp.sort(jnp.where(mask, values, jnp.inf), axis=0)
+  last = jnp.maximum(jnp.sum(mask, axis=0, dtype=jnp.int32) - 1, 0)
+  position = q * last.astype(ordered.dtype)
+  low = jnp.floor(position).astype(jnp.int32)
+
+  def at(index):
+    taken = jnp.take_along_axis(ordered, index[None], axis=0)[0]
+    return jnp.where(jnp.any(mask, axis=0), taken, 0)
+
+  below, above = at(low), at(jnp.minimum(low + 1, last))
+  return below + (above - below) * (position - low.astype(ordered.dtype))
+
+
+def pair_moments(
+  values: Float[types.Array, 'N R'],
+  mask: Bool[types.Array, 'N R'],
+  *,
+  ddof: int = 1,
+) -> PairMoments:
+  """Covariances of columns that are not observed in the same rows.
+
+  Every pair of columns is centred and counted over the rows that have both, so
+  that the matrix need not be positive semidefinite where rows lack columns.
+
+  Args:
+    values: any float, also non-finite where masked.
+    mask: which values were observed.
+    ddof: taken off the count in the divisor.
+
+  Returns:
+    `PairMoments`; 0 for a pair that no row has.
+  """
+  present = mask.astype(values.dtype)
+  values = jnp.where(mask, values, 0)
+  # The result does not change with the origin, but its rounding does.
+  centre = jnp.sum(values, axis=0) / jnp.maximum(jnp.sum(present, axis=0), 1)
+  values = jnp.where(mask, values - centre[None], 0)
+
+  def dot(x, y):
+    return jnp.matmul(x.T, y, precision=jax.lax.Precision.HIGHEST)
+
+  count, total = dot(present, present), dot(values, present)
+  some = jnp.maximum(count, 1)
+  divisor = jnp.maximum(count - ddof, 1)
+  products = dot(values, values) - total * total.T / some
+  squares = dot(jnp.square(values), present) - jnp.square(total) / some
+  return PairMoments(
+    count=count.astype(jnp.int32),
+    covariance=products / divisor,
+    variance=jnp.maximum(squares, 0) / divisor,
+  )
+
+
+def correlation(
+  values: Float[types.Array, 'N R'], mask: Bool[types.Array, 'N R']
+) -> Float[types.Array, 'R R']:
+  """Pearson's correlation of each pair of columns in the rows that have both.
+
+  NaN where it is not defined: a pair has fewer than two rows, or one of its
+  columns does not vary in them.
+  """
+  moments = pair_moments(values, mask)
+  scale = jnp.sqrt(moments.variance * moments.variance.T)
+  size = jnp.square(jnp.where(mask, values, 0)).max(axis=0, initial=0.0)
+  rounding = _RELATIVE_ZERO**2 * size[:, None]
+  varies = (moments.variance > rounding) & (moments.variance > rounding).T
+  varies &= moments.count > 1
+  rho = moments.covariance / jnp.where(varies, scale, 1)
+  return jnp.where(varies, jnp.clip(rho, -1, 1), jnp.nan)
 
 
 def labels(*keys: Int[types.Array, 'N']) -> Int[types.Array, 'N']:

@@ -158,8 +158,12 @@ class LossTerm:
 class RewardTransform:
   """`(init, apply)`, like optax: state is explicit and checkpointed.
 
-  `init(num_rewards) -> state`; `apply(rewards, state) -> (rewards, state)`.
+  `init(num_rewards) -> state`; `apply(rewards, state) -> (rewards, state)`;
+  `metrics(rewards, state) -> {name: array}`, from what `apply` is given: what
+  to log of this application, scalars or one number per column or per pair of
+  columns.
   """
 
   init: Callable
   apply: Callable
+  metrics: Callable = lambda rewards, state: {}

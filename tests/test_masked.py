@@ -67,3 +67,45 @@ def test_a_segment_without_weight_is_all_zeros():
   )
   for leaf in jax.tree.leaves(got):
     np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize('q', [0.0, 0.25, 0.5, 0.77, 1.0])
+def test_quantile_is_numpys(q):
+  rng = np.random.default_rng(1)
+  values = rng.normal(size=(20, 3)).astype(np.float32)
+  mask = rng.random((20, 3)) < 0.6
+  mask[:, 2] = False
+  got = masked.quantile(np.where(mask, values, np.nan), mask, q)
+  want = [np.quantile(values[mask[:, k], k], q) for k in range(2)]
+  np.testing.assert_allclose(got, [*want, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize('ddof', [0, 1])
+def test_pair_moments_are_numpys(ddof):
+  rng = np.random.default_rng(2)
+  values = (rng.normal(size=(30, 3)) + [0, 100, -1]).astype(np.float32)
+  mask = rng.random((30, 3)) < 0.7
+  got = masked.pair_moments(np.where(mask, values, np.nan), mask, ddof=ddof)
+  rho = masked.correlation(np.where(mask, values, np.nan), mask)
+  for k in range(3):
+    for m in range(3):
+      both = mask[:, k] & mask[:, m]
+      x, y = values[both, k].astype(float), values[both, m].astype(float)
+      assert got.count[k, m] == both.sum()
+      covariance = np.cov(x, y, ddof=ddof)
+      np.testing.assert_allclose(
+        got.covariance[k, m], covariance[0, 1], atol=1e-4
+      )
+      np.testing.assert_allclose(
+        got.variance[k, m], covariance[0, 0], rtol=1e-4
+      )
+      np.testing.assert_allclose(rho[k, m], np.corrcoef(x, y)[0, 1], atol=1e-4)
+
+
+def test_a_correlation_that_is_not_defined_is_nan():
+  values = jnp.asarray([[1.0, 0.1, 5], [2, 0.1, 6], [3, 0.1, 7]])
+  mask = jnp.asarray([[True, True, False]] * 2 + [[True, True, True]])
+  got = np.isnan(masked.correlation(values, mask))
+  want = np.ones((3, 3), bool)
+  want[0, 0] = False
+  np.testing.assert_array_equal(got, want)

@@ -25,17 +25,19 @@ def single_turn(
     require_stop: Whether a reply that was cut counts as wrong.
 
   Returns:
-    A program whose only reward is 'success', what the environment gave.
+    A program whose reward is 'success', what the environment gave; beside it
+    are those in the step's `info['rewards']`, if any.
   """
   del skills
   question, info = env.reset(seed=task.seed, options={'game': task.game})
   told = [protocol.system(system)] if system else []
   reply = yield protocol.Generate(open=[*told, protocol.user(question)])
-  _, reward, *_ = env.step(reply.text)
+  _, reward, _, _, told = env.step(reply.text)
+  rewards = {'success': reward, **told.get('rewards', {})}
   if require_stop and reply.truncated:
-    reward = 0.0
+    reward, rewards = 0.0, dict.fromkeys(rewards, 0.0)
   return protocol.Outcome(
-    rewards={'success': float(reward)},
+    rewards={name: float(value) for name, value in rewards.items()},
     status=types.Status.DONE,
     reward=float(reward),
     info={

@@ -18,7 +18,9 @@ OVER = 'Call reset() first: nothing was started yet, or it has ended.'
 class Source(Protocol):
   """Games or tasks to play, made or read when asked for.
 
-  `names` are the ids of the items, in order and without repetition.
+  `names` are the ids of the items, in order and without repetition. A source
+  may also have `demonstrate(index, seed)`: replies to that item, one a turn,
+  for a warm start to imitate.
   """
 
   names: Sequence[str]

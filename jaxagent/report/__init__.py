@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any
 
-from jaxagent.report import curves, markdown, trajectories
+from jaxagent.report import correlations, curves, markdown, trajectories
 from jaxagent.training import metrics
 
 
@@ -16,6 +16,8 @@ def write(
   workdir: str | os.PathLike, *, limit: int = 4000
 ) -> dict[str, pathlib.Path]:
   """Writes `curves.png`, `trajectories.html` and `report.md` into a workdir.
+
+  A run with several rewards also gets `correlations.png`.
 
   A file that is absent or broken costs its own part of the report only; the
   report says which, under "Missing".
@@ -50,6 +52,8 @@ def write(
     missing, 'curves.png', lambda: curves.plot(folder, title=title)
   ):
     made['curves.png'] = folder / 'curves.png'
+  if columns and correlations.plot(columns, folder / 'correlations.png'):
+    made['correlations.png'] = folder / 'correlations.png'
   if rows:
     kept = rows[-limit:]
     note = f'the latest {len(kept)} of {len(rows)} rows'

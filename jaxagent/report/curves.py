@@ -73,6 +73,16 @@ PANELS = (
     (0, 1),
   ),
   Panel(
+    'Scores of a group and their sum',
+    'of 1',
+    {
+      'participation': 'scores/participation',
+      'domination': 'scores/domination',
+      'efficiency of the sum': 'summed/eta_eff',
+    },
+    (0, 1),
+  ),
+  Panel(
     'Sampler against trainer',
     'max |ratio - 1|',
     {'': '*/ratio_error'},

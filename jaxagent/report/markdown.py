@@ -32,6 +32,13 @@ _GATE = {
   'share of tokens with gate > 0.5': '*/gate_open',
   'mean teacher gap (nats)': '*/gap',
 }
+_REWARDS = {
+  'participation': 'scores/participation',
+  'domination': 'scores/domination',
+  'projection efficiency': 'summed/eta_proj',
+  'correlation efficiency': 'summed/eta_corr',
+  'least weight after whitening': 'whitening/min_weight',
+}
 
 
 def render(
@@ -52,8 +59,8 @@ def render(
     evaluations: name, such as 'before' -> split -> result.
     columns: metrics, as of `metrics.read`.
     rows: trajectories, as of `trajectories.load`.
-    files: what stands beside the report, of `curves.png` and
-      `trajectories.html`.
+    files: what stands beside the report, of `curves.png`, `correlations.png`
+      and `trajectories.html`.
     missing: a line for each thing that could not be shown.
   """
   config, meta, columns = config or {}, meta or {}, columns or {}
@@ -62,6 +69,12 @@ def render(
     parts += ['## Result', _results(evaluations)]
   if 'curves.png' in files:
     parts += ['## Curves', '![Curves of the run](curves.png)']
+  if 'correlations.png' in files:
+    parts += [
+      '## Correlation of rewards',
+      'Means over the second half of the run, of the reward columns in a batch.',
+      '![Correlation of rewards](correlations.png)',
+    ]
   for title, patterns, note in (
     (
       'Groups',
@@ -69,6 +82,12 @@ def render(
       'Share of task groups. Only live ones give group-relative advantages.',
     ),
     ('Distillation gate', _GATE, 'Means over sampled tokens.'),
+    (
+      'Rewards',
+      _REWARDS,
+      'Of 1: how evenly a group shares its scores, and what the sum of columns'
+      ' keeps of them.',
+    ),
   ):
     if phases := _phases(columns, patterns):
       parts += [f'## {title}', note, phases]

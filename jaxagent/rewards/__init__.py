@@ -10,6 +10,10 @@ RECIPES: dict[str, Callable[..., types.RewardTransform]] = {
   'combine': recipes.combine,
   'group_normalize': recipes.group_normalize,
   'leave_one_out': recipes.leave_one_out,
+  'gdpo': recipes.gdpo,
+  'quantile': recipes.quantile,
+  'whitening': recipes.whitening,
+  'rdpo': recipes.rdpo,
 }
 
 ADVANTAGES: dict[str, Callable[..., credit.Estimator]] = {

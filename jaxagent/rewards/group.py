@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from jaxagent import masked, types
-from jaxagent.rewards import base
+from jaxagent.rewards import base, diagnostics
 
 _OVER = ('trajectories', 'rows')
 
@@ -44,7 +44,7 @@ def group_normalize(
     live = rewards.active & moments.varies
     return rewards.replace(values=jnp.where(live, scores, 0))
 
-  return base.stateless(fn)
+  return base.stateless(fn, diagnostics.of_groups)
 
 
 def leave_one_out(*, over: str = 'trajectories') -> types.RewardTransform:

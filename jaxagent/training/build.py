@@ -243,7 +243,10 @@ def _rollout_source(config, policy, tokenizer, layout) -> sources.Source:
 
 
 def _demonstration_source(config, policy, tokenizer, layout) -> sources.Source:
-  """Every second game shows the skills that its expert then follows."""
+  """Every second game shows the skills that its expert then follows.
+
+  A source of games that writes demonstrations itself needs no expert.
+  """
   del policy
   section = config['demonstrations']
   games, shown = make_agent(
@@ -263,6 +266,8 @@ def _demonstration_source(config, policy, tokenizer, layout) -> sources.Source:
     return (shown if task.group % 2 else hidden)(task)
 
   def replies(task):
+    if hasattr(games, 'demonstrate'):
+      return games.demonstrate(task.game, task.seed)
     player = expert.expert(seed=task.seed, recipe=section['recipe'])
     played = demonstrations.demonstrate(
       program(task), player, style=config['agent']['style']

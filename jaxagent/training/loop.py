@@ -6,6 +6,7 @@ It never learns the name of a method: all of it is in the `Setup`.
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -20,7 +21,7 @@ import optax
 from jaxagent import types
 from jaxagent.losses import base
 from jaxagent.models import logprobs, sharding
-from jaxagent.rewards import credit, group
+from jaxagent.rewards import credit, diagnostics, group
 from jaxagent.training import checkpoint, evaluation, records, sources
 from jaxagent.training import metrics as metrics_lib
 from jaxagent.training import state as state_lib
@@ -151,7 +152,9 @@ class _Step:
     )
     self.inspect = update_lib.make_inspect(setup.passes)
     if setup.transform is not None:
-      self.transform = jax.jit(setup.transform.apply)
+      self.transform = jax.jit(
+        functools.partial(diagnostics.observe, setup.transform)
+      )
 
   def __call__(self, state):
     setup, schedule = self.setup, self.setup.schedule
@@ -198,20 +201,25 @@ class _Step:
     shape = trajectory.tokens.shape
     if self.setup.transform is None:
       return np.zeros(shape, np.float32), reward_state, {}
-    local = types.Rewards(
+    own = types.Rewards(
       values=trajectory.rewards,
       active=trajectory.active,
       group=trajectory.group,
       episode=trajectory.episode,
       part=trajectory.part,
     )
-    rewards = _gather(local)
-    transformed, reward_state = self.transform(rewards, reward_state)
+    rewards = _gather(own)
+    # Every process has all rows, and computes the same by itself.
+    transformed, reward_state, found = self.transform(
+      rewards, local(reward_state, self.mesh)
+    )
+    reward_state = jax.tree.map(np.asarray, reward_state)
     first = jax.process_index() * shape[0]
     mine = jax.tree.map(lambda x: x[first : first + shape[0]], transformed)
     advantages = self.setup.estimator(trajectory, mine)
     shares = group.group_statistics(rewards)
     metrics = {f'groups/{k}': float(v) for k, v in shares.items()}
+    metrics |= diagnostics.named(found, self.setup.reward_names)
     acted = np.asarray(advantages)[np.asarray(trajectory.action_mask)]
     metrics['advantage/abs'] = (
       float(np.abs(acted).mean()) if len(acted) else 0.0

@@ -138,12 +138,17 @@ def from_demonstrations(
 def episode_metrics(
   episodes: Sequence[host_lib.Episode],
 ) -> dict[str, float]:
-  """Means of rewards and sizes over episodes, and shares of how they ended."""
+  """Means of rewards and sizes over episodes, and shares of how they ended.
+
+  The mean of a reward is over the episodes that have it, and those that have
+  none at all because they were cut or failed: there it is 0.
+  """
   n = max(len(episodes), 1)
   names = sorted({name for e in episodes for name in e.outcome.rewards})
+  rewards = [e.outcome.rewards for e in episodes]
   metrics = {
     f'reward/{name}': float(
-      np.mean([e.outcome.rewards.get(name, 0.0) for e in episodes])
+      np.mean([r.get(name, 0.0) for r in rewards if name in r or not r])
     )
     for name in names
   }

@@ -49,3 +49,25 @@ def _make_trajectory(rewards, turn, anchor, step_reward, action_mask):
     part=rewards.part,
     status=jnp.zeros(shape[0], jnp.int32),
   )
+
+
+@pytest.fixture(scope='session')
+def make_columns():
+  """`make_columns(values, group=0, active=True) -> Rewards`, a row an episode.
+
+  `values` is [B, R], or [B] for one column.
+  """
+  return _make_columns
+
+
+def _make_columns(values, group=0, active=True, part=0):
+  values = np.asarray(values, np.float32)
+  values = values[:, None] if values.ndim == 1 else values
+  rows = len(values)
+  return types.Rewards(
+    values=jnp.asarray(values),
+    active=jnp.asarray(np.broadcast_to(np.asarray(active), values.shape)),
+    group=jnp.broadcast_to(jnp.asarray(group, jnp.int32), rows),
+    episode=jnp.arange(rows, dtype=jnp.int32),
+    part=jnp.broadcast_to(jnp.asarray(part, jnp.int32), rows),
+  )
