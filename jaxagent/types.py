@@ -143,6 +143,7 @@ class LossTerm:
 
   fn: Callable[[LossInputs], TokenLoss]
   needs: frozenset[str] = frozenset()
+  top_k: int = 0  # candidates a token that it reads, at most
 
   def __call__(self, inputs: LossInputs) -> TokenLoss:
     missing = sorted(n for n in self.needs if getattr(inputs, n) is None)
