@@ -120,7 +120,10 @@ class LossInputs:
 
 @struct.dataclass
 class TokenLoss:
-  """A loss before any reduction, and what to log of it, per token."""
+  """A loss before any reduction, and what to log of it, per token.
+
+  A metric is nan at a token that it does not speak of.
+  """
 
   values: Float[Array, 'B T']
   metrics: dict[str, Float[Array, 'B T']]
