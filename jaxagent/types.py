@@ -120,7 +120,10 @@ class LossInputs:
 
 @struct.dataclass
 class TokenLoss:
-  """A loss before any reduction, and what to log of it, per token."""
+  """A loss before any reduction, and what to log of it, per token.
+
+  A metric is nan at a token that it does not speak of.
+  """
 
   values: Float[Array, 'B T']
   metrics: dict[str, Float[Array, 'B T']]
@@ -143,6 +146,7 @@ class LossTerm:
 
   fn: Callable[[LossInputs], TokenLoss]
   needs: frozenset[str] = frozenset()
+  top_k: int = 0  # candidates a token that it reads, at most
 
   def __call__(self, inputs: LossInputs) -> TokenLoss:
     missing = sorted(n for n in self.needs if getattr(inputs, n) is None)

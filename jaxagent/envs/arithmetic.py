@@ -90,6 +90,7 @@ class ArithmeticEnv(gymnasium.Env[str, str]):
       'task': question,
       'task_type': 'sum',
       'game': self._sum.id,
+      'answer': str(self._sum.a + self._sum.b),
     }
 
   def step(self, action: str):

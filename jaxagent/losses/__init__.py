@@ -21,6 +21,10 @@ RECIPES: dict[str, Callable[..., types.LossTerm]] = {
   'opsd_full': recipes.opsd_full,
   'skill_sd': recipes.skill_sd,
   'rlsd': recipes.rlsd,
+  'opd': recipes.opd,
+  'exopd': recipes.exopd,
+  'gkd': recipes.gkd,
+  'aopd': recipes.aopd,
 }
 
 

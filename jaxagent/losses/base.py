@@ -30,13 +30,18 @@ _ALWAYS_READ = ('logprobs', 'old_logprobs', 'advantages')
 
 
 def term(
-  fn: Callable[[types.LossInputs], types.TokenLoss], needs: Iterable[str] = ()
+  fn: Callable[[types.LossInputs], types.TokenLoss],
+  needs: Iterable[str] = (),
+  *,
+  top_k: int = 0,
 ) -> types.LossTerm:
   """Makes a term of arithmetic that need not care about masks or NaN.
 
   Args:
     fn: per-token arithmetic on inputs that are finite everywhere.
     needs: names of the optional `LossInputs` fields that `fn` reads.
+    top_k: how many of the candidates `fn` reads, the first ones; it may be
+      given more, and gets fewer where the vocabulary has no more.
 
   Returns:
     The term, with the promises of this module.
@@ -48,7 +53,13 @@ def term(
     out = fn(clean)
     return jax.tree.map(lambda x: jnp.where(clean.mask, x, 0), out)
 
-  return types.LossTerm(safe, needs)
+  return types.LossTerm(safe, needs, top_k)
+
+
+def _composed(fn, *terms):
+  """A term that reads whatever any of `terms` reads."""
+  needs = frozenset().union(*(t.needs for t in terms))
+  return types.LossTerm(fn, needs, max(t.top_k for t in terms))
 
 
 def _clean(inputs, needs):
@@ -98,8 +109,7 @@ def add(**terms: types.LossTerm) -> types.LossTerm:
     values = functools.reduce(operator.add, (o.values for o in outs.values()))
     return types.TokenLoss(values, metrics)
 
-  needs = frozenset().union(*(term.needs for term in terms.values()))
-  return types.LossTerm(fn, needs)
+  return _composed(fn, *terms.values())
 
 
 def scale(term: types.LossTerm, weight: Weight) -> types.LossTerm:
@@ -109,7 +119,7 @@ def scale(term: types.LossTerm, weight: Weight) -> types.LossTerm:
     out = term(inputs)
     return out.replace(values=weight_at(weight, inputs.step) * out.values)
 
-  return types.LossTerm(fn, term.needs)
+  return _composed(fn, term)
 
 
 def gate(term: types.LossTerm, by: types.LossTerm) -> types.LossTerm:
@@ -135,7 +145,32 @@ def gate(term: types.LossTerm, by: types.LossTerm) -> types.LossTerm:
     }
     return types.TokenLoss(opening.values * out.values, metrics)
 
-  return types.LossTerm(fn, term.needs | by.needs)
+  return _composed(fn, term, by)
+
+
+def choose(
+  by: types.LossTerm, then: types.LossTerm, otherwise: types.LossTerm
+) -> types.LossTerm:
+  """One of two terms at each token.
+
+  Args:
+    by: a term whose values are 1 where `then` is chosen, else 0. No gradient
+      enters it.
+    then: the loss there.
+    otherwise: the loss of all other tokens; neither leaks into the other's.
+
+  Returns:
+    The choice. Metrics are those of all three, and `gate`, the values of `by`.
+  """
+
+  def fn(inputs):
+    opening = jax.lax.stop_gradient(by(inputs))
+    yes, no = then(inputs), otherwise(inputs)
+    values = jnp.where(opening.values > 0.5, yes.values, no.values)
+    metrics = no.metrics | yes.metrics | opening.metrics
+    return types.TokenLoss(values, metrics | {'gate': opening.values})
+
+  return _composed(fn, by, then, otherwise)
 
 
 def with_advantages(
@@ -157,7 +192,7 @@ def with_advantages(
     metrics = {**out.metrics, **new.metrics, 'advantage': new.values}
     return out.replace(metrics=metrics)
 
-  return types.LossTerm(fn, term.needs | advantages.needs)
+  return _composed(fn, term, advantages)
 
 
 def weight_at(

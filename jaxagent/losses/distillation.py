@@ -14,6 +14,8 @@ student: their distillation loss is 0 unless `keep_empty_skill`. They still
 count in the denominator, as every token of the batch does.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -53,7 +55,7 @@ def self_distillation(
       f' {sorted(_DIVERGENCES)}.'
     )
   fn, needs = _DIVERGENCES[divergence]
-  return _on_skill_rows(fn, needs, keep_empty_skill)
+  return on_skill_rows(fn, needs, keep_empty_skill)
 
 
 def undetached_gap(
@@ -72,7 +74,7 @@ def undetached_gap(
       jax.nn.sigmoid(beta * gap) * gap, {'gap': jax.lax.stop_gradient(gap)}
     )
 
-  return _on_skill_rows(fn, _TEACHER, keep_empty_skill)
+  return on_skill_rows(fn, _TEACHER, keep_empty_skill)
 
 
 def sigmoid_gap(*, beta: base.Scalar = 5.0) -> types.LossTerm:
@@ -129,7 +131,7 @@ def opsd_policy_gradient(*, keep_empty_skill: bool = False) -> types.LossTerm:
     gap = _gap(x)
     return types.TokenLoss(-gap * x.logprobs, {'gap': gap})
 
-  return _on_skill_rows(fn, _TEACHER, keep_empty_skill)
+  return on_skill_rows(fn, _TEACHER, keep_empty_skill)
 
 
 def skill_sd(*, keep_empty_skill: bool = False) -> types.LossTerm:
@@ -146,7 +148,7 @@ def skill_sd(*, keep_empty_skill: bool = False) -> types.LossTerm:
     values = jnp.exp(log_rho) * (jnp.expm1(minus_d) - minus_d)
     return types.TokenLoss(values, {'gap': _gap(x)})
 
-  return _on_skill_rows(fn, _TEACHER, keep_empty_skill)
+  return on_skill_rows(fn, _TEACHER, keep_empty_skill)
 
 
 def rlsd_advantages(
@@ -182,6 +184,36 @@ def rlsd_advantages(
   return base.term(fn, _needs(_TEACHER, keep_empty_skill))
 
 
+def on_skill_rows(
+  fn: Callable[[types.LossInputs], types.TokenLoss],
+  needs: frozenset[str],
+  keep_empty_skill: bool,
+  *,
+  top_k: int = 0,
+) -> types.LossTerm:
+  """`base.term`, 0 on the rows that were shown no skill.
+
+  Args:
+    fn: per-token arithmetic, see `base.term`.
+    needs: the fields that it reads.
+    keep_empty_skill: leave those rows as they are.
+    top_k: candidates that it reads.
+
+  Returns:
+    The term. Metrics gain `has_skill`, unless those rows are kept.
+  """
+  if keep_empty_skill:
+    return base.term(fn, needs, top_k=top_k)
+
+  def masked(x):
+    out = fn(x)
+    has_skill = jnp.broadcast_to(x.teacher_mask[:, None], x.mask.shape)
+    metrics = {**out.metrics, 'has_skill': has_skill.astype(out.values.dtype)}
+    return types.TokenLoss(jnp.where(has_skill, out.values, 0), metrics)
+
+  return base.term(masked, _needs(needs, keep_empty_skill), top_k=top_k)
+
+
 def _gap(x):
   """D: detached, and bounded where one of the two gives a token no chance."""
   gap = jnp.clip(x.teacher_logprobs - x.logprobs, -_MAX_GAP, _MAX_GAP)
@@ -190,20 +222,6 @@ def _gap(x):
 
 def _needs(needs, keep_empty_skill):
   return needs if keep_empty_skill else needs | {'teacher_mask'}
-
-
-def _on_skill_rows(fn, needs, keep_empty_skill):
-  """A term that is 0 on the rows that were shown no skill."""
-  if keep_empty_skill:
-    return base.term(fn, needs)
-
-  def on_skill_rows(x):
-    out = fn(x)
-    has_skill = jnp.broadcast_to(x.teacher_mask[:, None], x.mask.shape)
-    metrics = {**out.metrics, 'has_skill': has_skill.astype(out.values.dtype)}
-    return types.TokenLoss(jnp.where(has_skill, out.values, 0), metrics)
-
-  return base.term(on_skill_rows, _needs(needs, keep_empty_skill))
 
 
 def _reverse_kl(x):

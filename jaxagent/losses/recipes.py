@@ -1,7 +1,7 @@
 """Whole losses: a method is one composition of terms.
 
 Each recipe takes keyword hyper-parameters with the defaults of SDAR's paper
-and code (arXiv 2605.15155) and returns a `LossTerm`. `weight` and `kl_weight`
+and code (arXiv 2605.15155), or its own paper's, and returns a `LossTerm`. `weight` and `kl_weight`
 are a constant, `(start, end, steps)` or a schedule; a term whose weight is the
 constant 0 is left out, and with it the forward passes it would need. `**policy`
 are the arguments of `grpo`.
@@ -11,7 +11,12 @@ Methods that differ from GRPO outside the loss share it: GiGPO in the advantage
 """
 
 from jaxagent import types
-from jaxagent.losses import base, distillation, policy_gradient
+from jaxagent.losses import (
+  base,
+  distillation,
+  on_policy_distillation,
+  policy_gradient,
+)
 
 
 def grpo(
@@ -164,6 +169,107 @@ def rlsd(
     clip=advantage_clip, mix=mix, keep_empty_skill=keep_empty_skill
   )
   return base.with_advantages(grpo(**policy), advantages)
+
+
+def opd(
+  *,
+  advantage_clip: base.Scalar | None = None,
+  importance: bool = False,
+  keep_empty_skill: bool = True,
+) -> types.LossTerm:
+  """On-policy distillation by policy gradient (arXiv 2605.06387, Eq. 2)."""
+  term = on_policy_distillation.opd(
+    advantage_clip=advantage_clip,
+    importance=importance,
+    keep_empty_skill=keep_empty_skill,
+  )
+  return base.add(opd=term)
+
+
+def exopd(
+  *,
+  extrapolation: base.Scalar = 1.25,
+  advantage_clip: base.Scalar | None = None,
+  importance: bool = False,
+  keep_empty_skill: bool = True,
+) -> types.LossTerm:
+  """On-policy distillation beyond the teacher (arXiv 2602.12125)."""
+  term = on_policy_distillation.exopd(
+    extrapolation=extrapolation,
+    advantage_clip=advantage_clip,
+    importance=importance,
+    keep_empty_skill=keep_empty_skill,
+  )
+  return base.add(exopd=term)
+
+
+def gkd(
+  *,
+  beta: base.Scalar = 0.5,
+  top_k: int = 32,
+  fkl_scale: str = 'inv_k',
+  renorm: bool = False,
+  keep_empty_skill: bool = True,
+) -> types.LossTerm:
+  """A divergence at every token of the policy's own rows (arXiv 2306.13649).
+
+  `beta=1` is KL(teacher || policy), which is AOPD with tau=1, `beta=0`
+  KL(policy || teacher).
+  """
+  term = on_policy_distillation.jsd_top_k(
+    beta=beta,
+    top_k=top_k,
+    fkl_scale=fkl_scale,
+    renorm=renorm,
+    keep_empty_skill=keep_empty_skill,
+  )
+  return base.add(gkd=term)
+
+
+def aopd(
+  *,
+  tau: base.Scalar = 0.0,
+  location: str = 'negative',
+  beta: base.Scalar = 1.0,
+  top_k: int = 32,
+  fkl_scale: str = 'inv_k',
+  renorm: bool = False,
+  advantage_clip: base.Scalar | None = None,
+  importance: bool = False,
+  keep_empty_skill: bool = True,
+) -> types.LossTerm:
+  """AOPD: imitation where policy gradient would punish (arXiv 2605.06387).
+
+  Args:
+    tau: see `on_policy_distillation.imitation_gate`.
+    location: see `on_policy_distillation.imitation_gate`.
+    beta: of the imitation, see `on_policy_distillation.jsd_top_k`; the
+      paper's forward KL is 1.
+    top_k: see `on_policy_distillation.forward_kl_top_k`.
+    fkl_scale: see `on_policy_distillation.forward_kl_top_k`.
+    renorm: see `on_policy_distillation.forward_kl_top_k`.
+    advantage_clip: see `on_policy_distillation.opd`.
+    importance: see `on_policy_distillation.opd`.
+    keep_empty_skill: False where the teacher is the policy with a skill in its
+      prompt, an extension that is ours.
+
+  Returns:
+    The loss.
+  """
+  imitation = on_policy_distillation.jsd_top_k(
+    beta=beta,
+    top_k=top_k,
+    fkl_scale=fkl_scale,
+    renorm=renorm,
+    keep_empty_skill=keep_empty_skill,
+  )
+  policy = on_policy_distillation.opd(
+    advantage_clip=advantage_clip,
+    importance=importance,
+    keep_empty_skill=keep_empty_skill,
+  )
+  by = on_policy_distillation.imitation_gate(tau=tau, location=location)
+  return base.add(aopd=base.choose(by, imitation, policy))
 
 
 def _policy(*, kl_weight=0.01, entropy_weight=0.0, **clips):

@@ -16,13 +16,13 @@ from jaxagent.models import policy as policy_lib
 from jaxagent.models import sampler, sharding, weights
 from jaxagent.rollouts import collect
 from jaxagent.rollouts import host as host_lib
-from jaxagent.training import evaluation, loop, sources
+from jaxagent.training import evaluation, loop, sources, vocabularies
 from jaxagent.training import state as state_lib
 from jaxagent.training import tasks as tasks_lib
 from jaxagent.training import update as update_lib
 
 # Names of streams of random numbers, folded into the seed.
-_ROLLOUT, _EVALUATION, _INIT = range(3)
+_ROLLOUT, _EVALUATION, _INIT, _TEACHER = range(4)
 
 # The sections that are read here, field by field; the others are arguments of
 # a function, which checks them itself.
@@ -42,7 +42,9 @@ _FIELDS = {
   'rewards': ('names', 'transform', 'advantages'),
   'batch': ('tasks', 'group', 'teacher_extra'),
   'eval': ('splits', 'tasks', 'repeats', 'temperature', 'seed'),
+  'teacher': ('init', 'dtype', 'overrides'),
 }
+_OPTIONAL = {'teacher'}  # sections that only some runs have
 
 
 def from_config(config: Mapping[str, Any]) -> loop.Setup:
@@ -59,13 +61,17 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
   tokenizer = load_tokenizer(config)
   policy, params = load_model(config, tokenizer)
   loss = losses.from_config(config['loss'])
+  reads_teacher = bool(loss.needs & update_lib.OF_TEACHER)
+  teacher = teacher_params = None
+  if reads_teacher and config['train']['teacher'] == 'external':
+    teacher, teacher_params = load_teacher(config, tokenizer)
   temperature = config['rollout']['temperature'] or 1.0
   layout = sources.Layout(
     lengths=tuple(config['rollout']['cache_lengths']),
     teacher_extra=config['batch']['teacher_extra'],
     multiple=config['train']['microbatch'],
     reward_names=tuple(config['rewards']['names']),
-    teacher=bool(loss.needs & update_lib.OF_TEACHER),
+    teacher=reads_teacher,
   )
   make_source = SOURCES[_choice(config, 'source', SOURCES)]
   transform = estimator = None
@@ -76,7 +82,9 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
     params=params,
     tokenizer=tokenizer,
     source=make_source(config, policy, tokenizer, layout),
-    passes=update_lib.Passes(policy, loss, temperature=temperature),
+    passes=update_lib.Passes(
+      policy, loss, temperature=temperature, teacher=teacher
+    ),
     optimizer=state_lib.optimizer_from_config(config['optimizer']),
     schedule=loop.Schedule(**config['train']),
     reduce=base.REDUCERS[_choice(config, 'reduce', base.REDUCERS)],
@@ -85,11 +93,14 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
     reward_names=layout.reward_names,
     evaluators=evaluators(config, policy, tokenizer),
     mesh=_mesh(config['mesh']),
+    teacher_params=teacher_params,
   )
 
 
 def _check(config) -> None:
   for section, fields in _FIELDS.items():
+    if section in _OPTIONAL and section not in config:
+      continue
     for field in config[section]:
       registry.one_of(f'field of config.{section}', field, fields)
     missing = [field for field in fields if field not in config[section]]
@@ -109,7 +120,12 @@ def load_tokenizer(config: Mapping[str, Any]) -> tokens.Tokenizer:
   name = config['tokenizer']
   if name == 'household':
     return tokens.default()
-  path = pathlib.Path(config['model']['init'] if name == 'model' else name)
+  return load_tokenizer_of(config['model']['init'] if name == 'model' else name)
+
+
+def load_tokenizer_of(path: str | pathlib.Path) -> tokens.Tokenizer:
+  """The tokenizer in a folder or a GGUF file."""
+  path = pathlib.Path(path)
   if path.suffix == '.gguf':
     return tokens.from_gguf(path)
   return tokens.load(path)
@@ -119,7 +135,55 @@ def load_model(
   config: Mapping[str, Any], tokenizer: tokens.Tokenizer
 ) -> tuple[policy_lib.Policy, Any]:
   """`config.model.init`: a preset's name, or a folder or GGUF file to read."""
-  section = config['model']
+  return _load('model', config['model'], tokenizer, _key(config, _INIT))
+
+
+def load_teacher(
+  config: Mapping[str, Any], tokenizer: tokens.Tokenizer
+) -> tuple[policy_lib.Policy, Any]:
+  """`config.teacher`, a section like `config.model`; see `train.teacher`.
+
+  Its `init` may also be the workdir of a finished run. A model that was saved
+  brings its tokenizer, which has to be the policy's.
+
+  Args:
+    config: of the run.
+    tokenizer: of the policy.
+
+  Raises:
+    ValueError: no teacher is named, or it has another tokenizer.
+    FileNotFoundError: it is not there, or its run has not finished.
+  """
+  section = dict(config.get('teacher', {}))
+  if not section.get('init'):
+    raise ValueError(
+      "train.teacher='external' wants a model to learn from: give"
+      ' config.teacher.init, a folder, GGUF file or workdir of a finished run'
+      f' (or a preset); this config says {section}.'
+    )
+  key = _key(config, _TEACHER)
+  if section['init'] in config_lib.PRESETS:
+    return _load('teacher', section, tokenizer, key)
+  path = pathlib.Path(section['init'])
+  if (path / 'checkpoints').is_dir():
+    path = path / 'model'
+    if not path.is_dir():
+      raise FileNotFoundError(
+        f'The run in {str(path.parent)!r} has not finished: it has no model yet.'
+        ' Repeat its command to finish it.'
+      )
+  told = vocabularies.differences(load_tokenizer_of(path), tokenizer)
+  if told:
+    raise ValueError(
+      f'The teacher in {str(path)!r} has another tokenizer than the policy:'
+      f' {"; ".join(told)}. Its probabilities are of other tokens; choose a'
+      ' teacher and a policy of one family, or set config.tokenizer.'
+    )
+  return _load('teacher', {**section, 'init': str(path)}, tokenizer, key)
+
+
+def _load(name, section, tokenizer, key):
+  """The model of a section, and its parameters."""
   if section['init'] in config_lib.PRESETS:
     model = config_lib.PRESETS[section['init']]
     changes = {'vocab': tokenizer.vocab_size, **section['overrides']}
@@ -127,11 +191,11 @@ def load_model(
       changes |= {'dtype': section['dtype']}
     model = dataclasses.replace(model, **changes)
     policy = policy_lib.build(model)
-    return policy, policy.init(_key(config, _INIT))
+    return policy, policy.init(key)
   model, params = weights.load(section['init'], dtype=section['dtype'] or None)
   if section['overrides']:
     raise ValueError(
-      'model.overrides change a preset; the model in'
+      f'{name}.overrides change a preset; the model in'
       f' {section["init"]!r} is what it is. Leave them empty.'
     )
   if model.vocab < tokenizer.vocab_size:
@@ -279,9 +343,38 @@ def _demonstration_source(config, policy, tokenizer, layout) -> sources.Source:
   )
 
 
+def _answer_source(config, policy, tokenizer, layout) -> sources.Source:
+  """One-turn rows whose reply is the answer that the environment names."""
+  del policy
+  games, agent = make_agent(config, config['env']['split'])
+  _, make_env = envs.from_config(config['env'])
+
+  def replies(task):
+    options = {'game': task.game}
+    _, info = make_env().reset(seed=task.seed, options=options)
+    return [info['answer']]
+
+  return sources.from_demonstrations(
+    _tasks(config, games), agent, replies, layout, tokenizer=tokenizer
+  )
+
+
+def _teacher_source(config, policy, tokenizer, layout) -> sources.Source:
+  """Rows that the teacher samples, to be imitated: sequence-level
+  distillation (arXiv 1606.07947)."""
+  del policy
+  teacher, params = load_teacher(config, tokenizer)
+  source = _rollout_source(config, teacher, tokenizer, layout)
+  return dataclasses.replace(
+    source, next=lambda _, step: source.next(params, step)
+  )
+
+
 SOURCES = {
   'rollouts': _rollout_source,
   'demonstrations': _demonstration_source,
+  'answers': _answer_source,
+  'teacher_samples': _teacher_source,
 }
 
 

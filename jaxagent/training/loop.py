@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxagent import types
+from jaxagent import registry, types
 from jaxagent.losses import base
 from jaxagent.models import logprobs, sharding
 from jaxagent.rewards import credit, diagnostics, group
@@ -26,6 +26,8 @@ from jaxagent.training import checkpoint, evaluation, records, sources
 from jaxagent.training import metrics as metrics_lib
 from jaxagent.training import state as state_lib
 from jaxagent.training import update as update_lib
+
+TEACHERS = ('self', 'initial', 'external')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Schedule:
     checkpoint_every: steps.
     record_every: steps between trajectory files; 0 never.
     teacher: 'self' are the weights before the update, 'initial' those that
-      the run started from.
+      the run started from, 'external' is the setup's own model.
   """
 
   steps: int
@@ -54,8 +56,7 @@ class Schedule:
   teacher: str = 'self'
 
   def __post_init__(self):
-    if self.teacher not in ('self', 'initial'):
-      raise ValueError(f"teacher={self.teacher!r}; choose 'self' or 'initial'.")
+    registry.one_of('train.teacher', self.teacher, TEACHERS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Setup:
   reward_names: tuple[str, ...] = ()
   evaluators: Sequence[evaluation.Evaluator] = ()
   mesh: jax.sharding.Mesh | None = None
+  teacher_params: Any = None  # of `passes.teacher`
 
 
 def run(setup: Setup, workdir, *, label: str = 'train') -> state_lib.TrainState:
@@ -147,6 +149,7 @@ class _Step:
 
   def __init__(self, setup: Setup, mesh, reference):
     self.setup, self.mesh, self.reference = setup, mesh, reference
+    self.external = sharding.shard(setup.teacher_params, mesh)
     self.update = update_lib.make_update(
       setup.passes, setup.optimizer, setup.reduce
     )
@@ -168,12 +171,8 @@ class _Step:
       trajectory, state.reward_state
     )
     state = state._replace(reward_state=reward_state)
-    teacher_params = self.reference
-    if schedule.teacher == 'self':
-      teacher_params = state.params
-      if schedule.minibatches > 1:  # the update donates them
-        teacher_params = jax.tree.map(jnp.copy, teacher_params)
-    unembedding = jnp.copy(setup.passes.policy.unembed(teacher_params))
+    teacher_params = self.teacher(state)
+    unembedding = jnp.copy(setup.passes.unembed_teacher(teacher_params))
     batch = update_lib.microbatches(trajectory, advantages, schedule.microbatch)
     budget = _budget(batch.mask)
     batch = _put(batch, self.mesh)
@@ -195,6 +194,16 @@ class _Step:
     metrics |= {name: float(value) for name, value in updated.items()}
     clock.lap('update')
     return state, rows.metrics | metrics | clock.laps, recorded
+
+  def teacher(self, state):
+    """The parameters of the teacher of this step."""
+    if self.setup.passes.teacher is not None:
+      return self.external
+    if self.setup.schedule.teacher == 'initial':
+      return self.reference
+    if self.setup.schedule.minibatches > 1:  # the update donates them
+      return jax.tree.map(jnp.copy, state.params)
+    return state.params
 
   def credit(self, trajectory, reward_state):
     """Advantages f32[B, T] of this process's rows, by statistics of all."""

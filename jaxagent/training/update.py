@@ -90,20 +90,36 @@ class Passes:
     loss: names what it needs.
     temperature: of the sampler; every log-probability is taken at it.
     chunk: action positions that meet the vocabulary at once.
-    top_k: teacher candidates a position.
+    teacher: a model of its own; None: the policy's, with the parameters that
+      `fixed` is given. Heads that are padded to different sizes are cut to the
+      smaller one.
   """
 
   policy: policy_lib.Policy
   loss: types.LossTerm
   temperature: float = 1.0
   chunk: int = 256
-  top_k: int = 16
+  teacher: policy_lib.Policy | None = None
 
-  def score(self, params, rows: Batch, hidden, budget, needs=(), teacher=None):
+  @property
+  def vocab(self) -> int:
+    """V that policy and teacher share."""
+    models = (self.policy, self.teacher or self.policy)
+    return min(model.config.vocab for model in models)
+
+  def unembed(self, params):
+    """The policy's head, `[D, V]`."""
+    return self.policy.unembed(params)[:, : self.vocab]
+
+  def unembed_teacher(self, params):
+    """The teacher's head, of parameters of its own."""
+    return (self.teacher or self.policy).unembed(params)[:, : self.vocab]
+
+  def score(self, head, rows: Batch, hidden, budget, needs=(), teacher=None):
     """Log-probabilities and what else is asked for, of one microbatch."""
     return logprobs.score(
       hidden,
-      self.policy.unembed(params),
+      head,
       rows.tokens,
       rows.mask,
       budget=budget,
@@ -111,7 +127,7 @@ class Passes:
       temperature=self.temperature,
       chunk=self.chunk,
       teacher=teacher,
-      top_k=self.top_k,
+      top_k=min(self.loss.top_k, self.vocab),
     )
 
   def hidden(self, params, rows: Batch):
@@ -139,16 +155,19 @@ class Passes:
       ref = teacher = hidden = None
       if 'ref_logprobs' in needs:
         ref = self.score(
-          ref_params, rows, self.hidden(ref_params, rows), budget
+          self.unembed(ref_params), rows, self.hidden(ref_params, rows), budget
         ).logprobs
       if needs & logprobs.OF_TEACHER:
         hidden = _align(
-          self.policy.apply(teacher_params, rows.teacher_tokens),
+          (self.teacher or self.policy).apply(
+            teacher_params, rows.teacher_tokens
+          ),
           rows.teacher_shift,
           rows.tokens.shape[1],
         )
         if 'teacher_logprobs' in needs:
-          teacher = self.score(teacher_params, rows, hidden, budget).logprobs
+          head = self.unembed_teacher(teacher_params)
+          teacher = self.score(head, rows, hidden, budget).logprobs
       return Fixed(ref, teacher, hidden if needs & _PAIRED else None)
 
     return jax.lax.map(one, batch)
@@ -166,8 +185,8 @@ class Passes:
         jnp.zeros(rows.tokens.shape[:1], jnp.int32),
       )
     scores = self.score(
-      params, rows, self.hidden(params, rows), budget, paired | {'entropy'},
-      teacher,
+      self.unembed(params), rows, self.hidden(params, rows), budget,
+      paired | {'entropy'}, teacher,
     )  # fmt: skip
     return types.LossInputs(
       logprobs=scores.logprobs,
@@ -213,9 +232,13 @@ def make_update(
     )
     out = passes.loss(inputs)
     loss = reduce(out.values, rows.mask)
+    # A metric of the loss is nan at a token that it does not speak of.
     means = {
+      name: base.token_mean(value, rows.mask & ~jnp.isnan(value))
+      for name, value in out.metrics.items()
+    } | {
       name: base.token_mean(value, rows.mask)
-      for name, value in (out.metrics | _monitor(inputs)).items()
+      for name, value in _monitor(inputs).items()
     }
     ratio = jnp.exp(inputs.logprobs - rows.old_logprobs) - 1
     worst = jnp.max(jnp.where(rows.mask, jnp.abs(ratio), 0))

@@ -21,6 +21,9 @@ def _make_inputs(seed=0, rows=6, length=7):
   def near(scale):
     return logprobs + scale * jax.random.normal(next(keys), shape)
 
+  logits = jax.random.normal(jax.random.key(seed + 1000), (2, *shape, 9))
+  scores = jax.nn.log_softmax(2 * logits)
+  teacher, ids = jax.lax.top_k(scores[1], 5)
   return types.LossInputs(
     logprobs=logprobs,
     old_logprobs=near(0.3),
@@ -33,4 +36,9 @@ def _make_inputs(seed=0, rows=6, length=7):
     teacher_mask=jnp.arange(rows) % 3 != 1,
     forward_kl=jax.random.uniform(next(keys), shape),
     jsd=0.5 * jax.random.uniform(next(keys), shape),
+    candidates=types.Candidates(
+      ids=ids,
+      logprobs=jnp.take_along_axis(scores[0], ids, axis=-1),
+      teacher_logprobs=teacher,
+    ),
   )

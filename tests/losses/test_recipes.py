@@ -26,6 +26,10 @@ NEEDS = {
   'opsd_full': {'jsd', 'teacher_mask'},
   'skill_sd': {'ref_logprobs', 'teacher_logprobs', 'teacher_mask'},
   'rlsd': {'ref_logprobs', 'teacher_logprobs', 'teacher_mask'},
+  'opd': {'teacher_logprobs'},
+  'exopd': {'ref_logprobs', 'teacher_logprobs'},
+  'gkd': {'candidates'},
+  'aopd': {'teacher_logprobs', 'candidates'},
 }
 FIELDS = (
   'logprobs',
@@ -36,12 +40,16 @@ FIELDS = (
   'teacher_logprobs',
   'forward_kl',
   'jsd',
+  'candidates',
 )
 LOSSES = {name: losses.from_config({'name': name}) for name in losses.RECIPES}
 LOSSES['sdar_soft_or'] = recipes.sdar(gate='soft_or', entropy_weight=0.1)
 LOSSES['sdar_entropy'] = recipes.sdar(gate='sigmoid_entropy')
 LOSSES['sdar_undetached'] = recipes.sdar(gate='undetached')
 LOSSES['sdar_forward_kl'] = recipes.sdar(divergence='forward_kl')
+LOSSES['aopd_self'] = recipes.aopd(keep_empty_skill=False, location='wrong')
+LOSSES['aopd_jsd'] = recipes.aopd(beta=0.5, renorm=True, importance=True)
+LOSSES['gkd_reverse'] = recipes.gkd(beta=0.0)
 
 
 def reduced(loss, logprobs, inputs):
@@ -49,9 +57,27 @@ def reduced(loss, logprobs, inputs):
   return base.token_mean(loss(inputs).values, inputs.mask).value()
 
 
+def spoiled(inputs, field, where, bad):
+  """`bad` for the numbers of a field at the tokens `where`."""
+
+  def spoil(x):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return x
+    return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - 2)), bad, x)
+
+  return inputs.replace(**{field: jax.tree.map(spoil, getattr(inputs, field))})
+
+
 def value_and_grad(loss, inputs):
   run = jax.value_and_grad(lambda lp, x: reduced(loss, lp, x))
   return jax.jit(run)(inputs.logprobs, inputs)
+
+
+def test_a_sum_asks_for_the_most_candidates_of_its_terms():
+  few, many = recipes.gkd(top_k=4), recipes.aopd(top_k=9)
+  both = base.gate(base.scale(base.add(a=few, b=many), 0.5), few)
+  assert (both.top_k, both.needs) == (9, many.needs)
+  assert recipes.sdar().top_k == 0
 
 
 def test_every_recipe_is_registered_with_its_needs():
@@ -71,9 +97,9 @@ def test_what_is_masked_is_never_read(name, make_inputs):
   run = jax.jit(jax.value_and_grad(lambda lp, x: reduced(LOSSES[name], lp, x)))
   want = run(inputs.logprobs, inputs)
   for junk in (-123.0, jnp.nan, jnp.inf, -jnp.inf):
-    soiled = inputs.replace(
-      **{f: jnp.where(inputs.mask, getattr(inputs, f), junk) for f in FIELDS}
-    )
+    soiled = inputs
+    for field in FIELDS:
+      soiled = spoiled(soiled, field, ~inputs.mask, junk)
     got = run(soiled.logprobs, soiled)
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
@@ -88,10 +114,8 @@ def test_extreme_values_stay_finite(name, make_inputs):
   hit = jnp.zeros((6, 7), bool).at[:, ::2].set(True)
   for field in FIELDS:
     for bad in (-1e4, -jnp.inf, jnp.inf, jnp.nan):
-      spoiled = inputs.replace(
-        **{field: jnp.where(hit, bad, getattr(inputs, field))}
-      )
-      value, grad = run(spoiled.logprobs, spoiled)
+      hurt = spoiled(inputs, field, hit, bad)
+      value, grad = run(hurt.logprobs, hurt)
       assert np.isfinite(value), (field, bad)
       assert np.all(np.isfinite(grad)), (field, bad)
 
@@ -109,7 +133,9 @@ def test_a_nan_token_drops_out_alone(make_inputs):
   np.testing.assert_array_equal(jnp.argwhere(differs), [[0, 2]])
 
 
-@pytest.mark.parametrize('name', ['sdar', 'rlsd', 'skill_sd', 'opsd_full'])
+@pytest.mark.parametrize(
+  'name', ['sdar', 'rlsd', 'skill_sd', 'opsd_full', 'exopd', 'gkd', 'aopd']
+)
 def test_transforms_agree_with_the_plain_loss(name, make_inputs):
   loss = LOSSES[name]
   inputs = make_inputs(seed=4, rows=16)

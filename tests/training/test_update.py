@@ -73,7 +73,7 @@ def one_update(
 ):
   mesh = mesh or sharding.make_mesh()
   loss = losses.from_config(recipe)
-  passes = update_lib.Passes(POLICY, loss, top_k=4)
+  passes = update_lib.Passes(POLICY, loss)
   # Plain descent: Adam would turn rounding into steps of full size.
   optimizer = optax.sgd(0.1)
   params = sharding.shard(POLICY.init(jax.random.key(0)), mesh)

@@ -1,0 +1,44 @@
+"""Teacher and student of `aopd_sums.py`: both imitate the right sums.
+
+  python -m experiments.sft --workdir=DIR \
+    --config=experiments/configs/sft_sums.py[:ARG]
+
+ARG: empty for the student (2 layers of width 96), `teacher` (4 of 192), or
+`debug`. How well a student starts is a matter of `--config.train.steps`.
+"""
+
+import ml_collections
+
+from experiments.configs import aopd_sums
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  """`arg` is '', 'teacher' or 'debug'."""
+  if arg not in ('', 'teacher', 'debug'):
+    raise ValueError(
+      f"Unknown argument {arg!r}; choose '', 'teacher' or 'debug'."
+    )
+  debug, teacher = arg == 'debug', arg == 'teacher'
+  config = aopd_sums.get_config('debug' if debug else '')
+  config.name = 'sft_sums_teacher' if teacher else 'sft_sums'
+  config.source = 'answers'
+  config.loss = dict(name='sft')
+  del config.teacher
+  if not debug:
+    wide = dict(layers=4, hidden=192, heads=6, kv_heads=2, intermediate=512)
+    small = dict(layers=2, hidden=96, heads=3, kv_heads=1, intermediate=256)
+    config.model.overrides = wide if teacher else small
+  steps = 4 if debug else 4000 if teacher else 400
+  config.optimizer.update(
+    learning_rate=1e-3, warmup_steps=steps // 20, decay_steps=steps
+  )
+  config.optimizer.clip_norm = 1.0
+  config.train.update(
+    steps=steps,
+    teacher='self',
+    evaluate_every=0,
+    evaluate_first=False,
+    checkpoint_every=2 if debug else 200,
+    record_every=0,
+  )
+  return config
