@@ -40,7 +40,7 @@ ALLOWED = {
   # The protocol is the contract of both sides, as `types` is of the arrays.
   'jaxagent.language_models': WORLD | {'jaxagent.agents.protocol'},
   'jaxagent.rollouts': PARTS | WORLD,
-  'jaxagent.data': WORLD,
+  'jaxagent.data': WORLD | {'jaxagent.answers'},
   'jaxagent.balance': {'jaxagent.types'},
   'jaxagent.training': {
     'jaxagent.losses',

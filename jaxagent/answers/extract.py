@@ -15,6 +15,7 @@ Where a number or a choice is wanted, 4 and 5 are narrowed to it: the first numb
 of 4, the last of 5. A reply that says several things is thereby one answer.
 """
 
+from collections.abc import Callable
 import re
 
 from jaxagent.answers import choices, notation, values
@@ -48,15 +49,10 @@ def extract(reply: str, *, kind: str = 'auto', prompt: str = '') -> str | None:
     prompt: what was asked; where a reply repeats it, or a whole line of it, that
       is no answer.
   """
-  reply = _final(reply)
-  if prompt:
-    reply = _without_echo(reply, notation.unicode(prompt[-TAIL:]))
-  boxed = _boxed(reply)
-  if boxed is not None:
-    return boxed
-  tagged = [text.strip() for text in _TAG.findall(reply)]
-  if any(tagged):
-    return next(text for text in reversed(tagged) if text)
+  reply = _final(notation.unicode, reply, prompt)
+  enclosed = _enclosed(reply)
+  if enclosed is not None:
+    return enclosed
   marked = _marked(reply)
   if marked is not None:
     return _narrow(marked, kind, 0)
@@ -65,15 +61,35 @@ def extract(reply: str, *, kind: str = 'auto', prompt: str = '') -> str | None:
   return _narrow(line, kind, -1) if line else None
 
 
-def _final(reply: str) -> str:
-  """What is not thinking, at most its last `TAIL` characters."""
+def submitted(reply: str, *, prompt: str = '') -> str:
+  """What to hand to a scorer that reads text itself, '' if there is nothing.
+
+  Rules 1 to 3, else all that was not thinking; in the characters of the reply.
+  """
+  reply = _final(str, reply, prompt)
+  enclosed = _enclosed(reply)
+  return reply.strip() if enclosed is None else enclosed
+
+
+def _final(spelling: Callable[[str], str], reply: str, prompt: str) -> str:
+  """What is neither thinking nor an echo, at most its last `TAIL` characters."""
   start = reply.rfind('<think>')
   end = reply.rfind('</think>')
   if start > end:
     return ''
   if end >= 0:
     reply = reply[end + len('</think>') :]
-  return notation.unicode(reply[-TAIL:])
+  reply = spelling(reply[-TAIL:])
+  return _without_echo(reply, spelling(prompt[-TAIL:])) if prompt else reply
+
+
+def _enclosed(reply: str) -> str | None:
+  """What is in the last box, else between the last tags."""
+  found = boxed(reply)
+  if found is not None:
+    return found
+  tagged = [text.strip() for text in _TAG.findall(reply)]
+  return next((text for text in reversed(tagged) if text), None)
 
 
 def _without_echo(reply: str, prompt: str) -> str:
@@ -87,8 +103,8 @@ def _says_something(line: str) -> bool:
   return not (_ONLY_MARKS.fullmatch(line) or _EMPTY.search(line))
 
 
-def _boxed(text: str) -> str | None:
-  """The content of the last box that is closed and not empty."""
+def boxed(text: str) -> str | None:
+  """The content of the last box that is closed and not empty; None without."""
   opened: list[int | None] = []
   found = (-1, '')
   for match in _BRACE.finditer(text):
