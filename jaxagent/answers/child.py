@@ -89,7 +89,11 @@ class Children:
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
       bufsize=0,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+      env={
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),
+        'PYTHONHASHSEED': '0',  # what iterates over sets is the same in all
+      },
     )
     try:
       started = _read(child, _START)
