@@ -49,6 +49,8 @@ EXTRAS = {
     'beartype>=0.22',
     'gguf>=0.17',
     'ipykernel>=6.29',
+    # Not reasoning-gym: its pycosat is compiled on installation.
+    'math-verify>=0.8',
     'nbclient>=0.10',
     'nbformat>=5.10',
     'pytest>=8.3',

@@ -22,7 +22,7 @@ PARTS = {
   'jaxagent.agents',
   'jaxagent.language_models',
 }
-RUNS = {'jaxagent.rollouts'} | PARTS | WORLD
+RUNS = {'jaxagent.rollouts', 'jaxagent.answers'} | PARTS | WORLD
 ALLOWED = {
   'kernels_pallas': set(),
   'jaxagent.__init__': set(),
@@ -30,15 +30,17 @@ ALLOWED = {
   'jaxagent.registry': set(),
   'jaxagent.masked': {'jaxagent.types'},
   'jaxagent.tokens': {'jaxagent.types'},
+  'jaxagent.answers': {'jaxagent.registry'},
   'jaxagent.losses': STATISTICS,
   'jaxagent.rewards': STATISTICS,
   'jaxagent.models': {'kernels_pallas', 'jaxagent.types'},
-  'jaxagent.envs': WORLD,
+  # An environment over a file of questions reads it and judges by `answers`.
+  'jaxagent.envs': WORLD | {'jaxagent.answers', 'jaxagent.data'},
   'jaxagent.agents': WORLD,
   # The protocol is the contract of both sides, as `types` is of the arrays.
   'jaxagent.language_models': WORLD | {'jaxagent.agents.protocol'},
   'jaxagent.rollouts': PARTS | WORLD,
-  'jaxagent.data': WORLD,
+  'jaxagent.data': WORLD | {'jaxagent.answers'},
   'jaxagent.balance': {'jaxagent.types'},
   'jaxagent.training': {
     'jaxagent.losses',
@@ -59,6 +61,7 @@ BANNED = {
   'jaxagent.losses': {'gymnasium'},
   'jaxagent.rewards': {'gymnasium'},
   'jaxagent.models': {'gymnasium'},
+  'jaxagent.answers': {'jax', 'jaxlib', 'flax', 'optax', 'sympy', 'numpy'},
   'jaxagent.envs': {'jax', 'jaxlib', 'flax', 'optax'},
   'jaxagent.agents': {'jax', 'jaxlib', 'flax', 'optax'},
   'jaxagent.judges': {'jax', 'jaxlib', 'flax', 'optax'},

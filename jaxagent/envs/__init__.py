@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from jaxagent import registry
-from jaxagent.envs import arithmetic, base, mixed
+from jaxagent.envs import arithmetic, base, mixed, questions, reasoning
 from jaxagent.envs.alfworld import env as alfworld
 
 
@@ -39,8 +39,16 @@ ENVIRONMENTS: dict[str, Callable] = {
   'alfworld': alfworld.from_config,
   'arithmetic': arithmetic.from_config,
   'mixed': mixed.from_config,
+  'questions': questions.from_config,
+  'reasoning': reasoning.from_config,
 }
 
 gymnasium.register(
   id='jaxagent/ALFWorld-v0', entry_point='jaxagent.envs.alfworld.env:make'
+)
+gymnasium.register(
+  id='jaxagent/Questions-v0', entry_point='jaxagent.envs.questions:make'
+)
+gymnasium.register(
+  id='jaxagent/Reasoning-v0', entry_point='jaxagent.envs.reasoning:make'
 )

@@ -1,0 +1,1 @@
+"""Benchmarks: what models are measured on."""

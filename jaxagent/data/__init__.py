@@ -1,0 +1,1 @@
+"""Data that a user brings, read into small records."""
