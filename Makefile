@@ -40,6 +40,7 @@ claims: $(STAMP)  ## The paper experiments; hours, resumable.
 bench: $(STAMP)  ## Speed ratios: environments and kernels.
 	$(RUN) -m experiments.bench envs
 	$(RUN) -m experiments.bench kernels
+	$(RUN) -m experiments.bench sparse
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

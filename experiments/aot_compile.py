@@ -151,11 +151,11 @@ def make_step(config: Mapping[str, Any], mesh: Mesh) -> Step:
   section, batch = config['model'], config['batch']
   policy = policy_lib.build(
     model_config(config),
-    scan=section.get('scan', False),
-    remat=section.get('remat', False),
+    scan=section['scan'],
+    remat=section['remat'],
   )
   loss = losses.from_config(config['loss'])
-  passes = update_lib.Passes(policy, loss, chunk=batch.get('chunk', 256))
+  passes = update_lib.Passes(policy, loss, chunk=batch['chunk'])
   optimizer = state_lib.optimizer_from_config(config['optimizer'])
 
   def placed(tree):

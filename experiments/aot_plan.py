@@ -53,8 +53,6 @@ _ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
-# Fields that a config may leave out, and what training then does.
-_ABSENT = {'model.scan': False, 'model.remat': False, 'batch.chunk': 256}
 
 
 def plan_config(name: str) -> ml_collections.ConfigDict:
@@ -72,11 +70,6 @@ def plan_config(name: str) -> ml_collections.ConfigDict:
     if preset
     else runpy.run_path(path)['get_config'](arg)
   )
-  with config.unlocked():
-    for field, value in _ABSENT.items():
-      section, key = field.split('.')
-      if key not in config[section]:
-        config[section][key] = value
   if preset:
     config.name = f'sdar_{name}'
     config.tokenizer = 'model'

@@ -75,7 +75,7 @@ def evaluate(
       seed=0,
     )
     if not trained:
-      config.model = dict(init=str(policy), dtype='', overrides={})
+      config.model.update(init=str(policy), dtype='', overrides={})
       if (policy / 'tokenizer.json').exists() or policy.suffix == '.gguf':
         config.tokenizer = 'model'
   setup = build.from_config(config.to_dict())

@@ -47,6 +47,8 @@ def _policy(config, debug):
     init='debug' if debug else 'tiny_qwen3',
     dtype='',  # of computation; '' is the checkpoint's or the preset's
     overrides=ml_collections.ConfigDict(),  # fields of a preset
+    scan=False,  # compile one layer and loop; for many layers
+    remat=False,  # compute the layers again backward; for large ones
   )
   config.tokenizer = 'household'  # or 'model', or a folder
   config.rollout = dict(
@@ -98,6 +100,7 @@ def _learning(config, debug):
     tasks=2 if debug else 8,
     group=4 if debug else 8,
     teacher_extra=64,  # tokens that the skill block may add
+    chunk=256,  # action tokens that meet the vocabulary at once
   )
   config.optimizer = dict(
     learning_rate=4e-4,

@@ -27,7 +27,7 @@ _ROLLOUT, _EVALUATION, _INIT, _TEACHER = range(4)
 # The sections that are read here, field by field; the others are arguments of
 # a function, which checks them itself.
 _FIELDS = {
-  'model': ('init', 'dtype', 'overrides'),
+  'model': ('init', 'dtype', 'overrides', 'scan', 'remat'),
   'rollout': (
     'slots',
     'cache_lengths',
@@ -40,7 +40,7 @@ _FIELDS = {
     'timeout',
   ),
   'rewards': ('names', 'transform', 'advantages'),
-  'batch': ('tasks', 'group', 'teacher_extra'),
+  'batch': ('tasks', 'group', 'teacher_extra', 'chunk'),
   'eval': ('splits', 'tasks', 'repeats', 'temperature', 'seed'),
   'teacher': ('init', 'dtype', 'overrides'),
 }
@@ -83,7 +83,11 @@ def from_config(config: Mapping[str, Any]) -> loop.Setup:
     tokenizer=tokenizer,
     source=make_source(config, policy, tokenizer, layout),
     passes=update_lib.Passes(
-      policy, loss, temperature=temperature, teacher=teacher
+      policy,
+      loss,
+      temperature=temperature,
+      chunk=config['batch']['chunk'],
+      teacher=teacher,
     ),
     optimizer=state_lib.optimizer_from_config(config['optimizer']),
     schedule=loop.Schedule(**config['train']),
@@ -135,7 +139,8 @@ def load_model(
   config: Mapping[str, Any], tokenizer: tokens.Tokenizer
 ) -> tuple[policy_lib.Policy, Any]:
   """`config.model.init`: a preset's name, or a folder or GGUF file to read."""
-  return _load('model', config['model'], tokenizer, _key(config, _INIT))
+  key = _key(config, _INIT)
+  return _load('model', config['model'], tokenizer, key, _how(config))
 
 
 def load_teacher(
@@ -163,7 +168,7 @@ def load_teacher(
     )
   key = _key(config, _TEACHER)
   if section['init'] in config_lib.PRESETS:
-    return _load('teacher', section, tokenizer, key)
+    return _load('teacher', section, tokenizer, key, _how(config))
   path = pathlib.Path(section['init'])
   if (path / 'checkpoints').is_dir():
     path = path / 'model'
@@ -179,10 +184,16 @@ def load_teacher(
       f' {"; ".join(told)}. Its probabilities are of other tokens; choose a'
       ' teacher and a policy of one family, or set config.tokenizer.'
     )
-  return _load('teacher', {**section, 'init': str(path)}, tokenizer, key)
+  section['init'] = str(path)
+  return _load('teacher', section, tokenizer, key, _how(config))
 
 
-def _load(name, section, tokenizer, key):
+def _how(config):
+  """How models are compiled, whatever they are."""
+  return {name: config['model'][name] for name in ('scan', 'remat')}
+
+
+def _load(name, section, tokenizer, key, how):
   """The model of a section, and its parameters."""
   if section['init'] in config_lib.PRESETS:
     model = config_lib.PRESETS[section['init']]
@@ -190,7 +201,7 @@ def _load(name, section, tokenizer, key):
     if section['dtype']:
       changes |= {'dtype': section['dtype']}
     model = dataclasses.replace(model, **changes)
-    policy = policy_lib.build(model)
+    policy = policy_lib.build(model, **how)
     return policy, policy.init(key)
   model, params = weights.load(section['init'], dtype=section['dtype'] or None)
   if section['overrides']:
@@ -203,7 +214,7 @@ def _load(name, section, tokenizer, key):
       f'The tokenizer has {tokenizer.vocab_size} tokens, the model in'
       f' {section["init"]!r} only {model.vocab}: they do not belong together.'
     )
-  return policy_lib.build(model), params
+  return policy_lib.build(model, **how), params
 
 
 def make_agent(
