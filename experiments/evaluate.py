@@ -74,6 +74,7 @@ def evaluate(
       temperature=temperature,
       seed=0,
     )
+    config.train.teacher = 'self'  # none is read, and none has to be there
     if not trained:
       config.model.update(init=str(policy), dtype='', overrides={})
       if (policy / 'tokenizer.json').exists() or policy.suffix == '.gguf':

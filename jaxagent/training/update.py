@@ -109,11 +109,12 @@ class Passes:
 
   def unembed(self, params):
     """The policy's head, `[D, V]`."""
-    return self.policy.unembed(params)[:, : self.vocab]
+    return _cut(self.policy.unembed(params), self.vocab)
 
   def unembed_teacher(self, params):
     """The teacher's head, of parameters of its own."""
-    return (self.teacher or self.policy).unembed(params)[:, : self.vocab]
+    model = self.teacher or self.policy
+    return _cut(model.unembed(params), self.vocab)
 
   def score(self, head, rows: Batch, hidden, budget, needs=(), teacher=None):
     """Log-probabilities and what else is asked for, of one microbatch."""
@@ -202,6 +203,11 @@ class Passes:
       jsd=scores.jsd,
       candidates=scores.candidates,
     )
+
+
+def _cut(head, size):
+  """A head `[D, V]` without its padding."""
+  return head if head.shape[1] == size else head[:, :size]
 
 
 def _align(hidden, shift, length):
