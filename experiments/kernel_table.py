@@ -21,6 +21,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
+from experiments import kernel_peers
 from jaxagent.report import markdown
 from kernels_pallas import testing
 
@@ -69,21 +70,6 @@ def cases(every: bool) -> list[testing.Case]:
   return found
 
 
-def tokamax_forward(q, k, v, g, beta):
-  """tokamax's Pallas kernels for a TPU, as in inference."""
-  from tokamax._src.ops.kda import api
-
-  return api.kimi_delta_attention(
-    *(q, k, v, g, beta), lower_bound=-5.0, implementation='mosaic'
-  )[0]
-
-
-def tokamax_gradient(*operands):
-  """The op and the gradients of its operands."""
-  out, pull = jax.vjp(tokamax_forward, *operands)
-  return out, pull(out)
-
-
 def peer_cases() -> list[testing.Case]:
   """Programs of peers, after ours of the same sizes.
 
@@ -96,13 +82,13 @@ def peer_cases() -> list[testing.Case]:
       " its own, pip install -e '.[dev,tpu]' tokamax==0.0.17"
     )
   known = {case.name: case for case in cases(every=True)}
-  tokamax = {'forward': tokamax_forward, 'gradient': tokamax_gradient}
   found = []
   for dtype in ('float32', 'bfloat16'):
     x = jax.ShapeDtypeStruct((2, 2, 512, 128), jnp.dtype(dtype))
     wide = jax.ShapeDtypeStruct(x.shape, jnp.float32)
     beta = jax.ShapeDtypeStruct(x.shape[:3], jnp.float32)
-    for what, function in tokamax.items():
+    for what in ('forward', 'gradient'):
+      function = getattr(kernel_peers, f'tokamax_{what}')
       found += [
         known[f'fg2_gdn {what} {dtype} C=64'],
         testing.Case(

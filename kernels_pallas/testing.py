@@ -320,14 +320,15 @@ def _serve() -> None:
 
 
 def _compile(case, generation, folder) -> Compiled:
-  sharding = jax.sharding.SingleDeviceSharding(_device(generation))
+  device = _device(generation)
+  sharding = jax.sharding.SingleDeviceSharding(device)
   avals = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
     case.avals,
   )
   start = time.perf_counter()
   try:
-    with _abstract_gpu() if generation == GPU else contextlib.nullcontext():
+    with _abstract(device, generation):
       lowered = jax.jit(case.function).lower(*avals)
     compiled = lowered.compile()
   except Exception as error:
@@ -401,17 +402,23 @@ def _vmem(path: pathlib.Path | None) -> int:
   return sum(int(size, 16) for size in found)
 
 
-def _abstract_gpu():
-  """A mesh of one H100 that is not there; newer jax lowers kernels with it."""
+def _abstract(device, generation):
+  """A mesh of one such device; newer jax lowers kernels for it.
+
+  Programs that ask what they are lowered for, as some libraries' do, get the
+  device that is not there for an answer.
+  """
   try:
     from jax.sharding import AbstractDevice
   except ImportError:
     return contextlib.nullcontext()
-  device = AbstractDevice(
-    device_kind='NVIDIA H100 80GB HBM3', platform='cuda', num_cores=132
+  described = AbstractDevice(
+    device_kind=device.device_kind,
+    platform='cuda' if generation == GPU else 'tpu',
+    num_cores=132 if generation == GPU else device.num_cores,
   )
   return jax.sharding.use_abstract_mesh(
-    jax.sharding.AbstractMesh((1,), ('x',), abstract_device=device)
+    jax.sharding.AbstractMesh((1,), ('x',), abstract_device=described)
   )
 
 
