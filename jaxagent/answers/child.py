@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Any
 
-_START = 120.0  # seconds that a script may take to be imported
+_START = 600.0  # seconds that a script may take to be imported
 _MEMORY = 4 * 2**30  # bytes of address space of a child
 
 
@@ -97,12 +97,14 @@ class Children:
     )
     try:
       started = _read(child, _START)
+      if 'error' in started:
+        raise ChildError(started['error'])
+    except (TimeoutError, ChildError) as error:
+      _end(child)
+      raise type(error)(f'{self._script.name} did not start: {error}') from None
     except BaseException:
       _end(child)
       raise
-    if 'error' in started:
-      _end(child)
-      raise ChildError(f'{self._script.name}: {started["error"]}')
     return child
 
 

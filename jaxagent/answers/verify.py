@@ -70,7 +70,8 @@ def verify(
     prompt: what was asked, so that an echo of it does not count as an answer.
     places: decimals to which numbers are rounded before they are compared; 0
       compares exactly.
-    timeout: seconds that math-verify may take, beside its start.
+    timeout: seconds that math-verify may take, beside its start and waiting for
+      other threads' calls.
     implementation: 'own', 'math_verify', or None, see the module.
 
   Returns:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import time
 
 import gymnasium
 from gymnasium import error
@@ -169,7 +168,6 @@ def stand_in(tmp_path, monkeypatch):
       (path.parent / '__init__.py').touch()
   (tmp_path / 'reasoning_gym' / '__init__.py').write_text(_STAND_IN)
   monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(reasoning, '_SECONDS', 2.0)
   caches = (reasoning._children, reasoning._chosen, reasoning._training)
   for cache in caches:
     cache.cache_clear()
@@ -226,15 +224,14 @@ def test_the_datasets_own_score_is_the_reward(stand_in):
   assert play(env, 3, '<think>')[0] == 0
 
 
-def test_a_scorer_that_hangs_or_fails_gives_nothing(stand_in):
+def test_a_scorer_that_hangs_or_fails_gives_nothing(stand_in, monkeypatch):
   _, make_env = opened('test')
   env = make_env()
-  start = time.monotonic()
-  reward, info = play(env, 0, 'hang')
-  assert reward == 0 and 'No answer within' in info['reason']
   reward, info = play(env, 0, '___')
   assert reward == 0 and 'ZeroDivisionError' in info['reason']
-  assert time.monotonic() - start < 60
+  monkeypatch.setattr(reasoning, '_SECONDS', 2.0)
+  reward, info = play(env, 0, 'hang')
+  assert reward == 0 and 'No answer within' in info['reason']
 
 
 def test_what_reasoning_tasks_refuse(stand_in):
@@ -324,6 +321,7 @@ def test_a_real_scorer_is_stopped(gym_env, monkeypatch):
   monkeypatch.setattr(reasoning, '_SECONDS', 2.0)
   reward, info = play(gym_env, 2, '\\boxed{9**9**9**9}')
   assert reward == 0 and 'No answer within' in info['reason']
+  monkeypatch.undo()
   assert play(gym_env, 2, '\\boxed{1}')[0] < 0.1
 
 
