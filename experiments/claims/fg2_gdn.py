@@ -68,9 +68,8 @@ SETTINGS = {
   'mqar_64': Setting('multi_query', 64, 8, 16, 800),
   'interference_96': Setting('overwriting', 96, 12, 16, 1000, rows=16),
   'text_256': Setting('text', 256, 0, 32, 300, vocab=1024, rows=16),
-  'mqar_128': Setting('multi_query', 128, 16, 16, 800, rows=16),
+  'mqar_128': Setting('multi_query', 128, 16, 16, 600, rows=16),
   'mqar_64_narrow': Setting('multi_query', 64, 8, 8, 800),
-  'mqar_256': Setting('multi_query', 256, 32, 16, 800, vocab=128, rows=16),
 }
 
 
