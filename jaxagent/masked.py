@@ -88,10 +88,8 @@ def pair_moments(
     `PairMoments`; 0 for a pair that no row has.
   """
   present = mask.astype(values.dtype)
-  values = jnp.where(mask, values, 0)
   # The result does not change with the origin, but its rounding does.
-  centre = jnp.sum(values, axis=0) / jnp.maximum(jnp.sum(present, axis=0), 1)
-  values = jnp.where(mask, values - centre[None], 0)
+  values = _centred(values, mask)
 
   def dot(x, y):
     return jnp.matmul(x.T, y, precision=jax.lax.Precision.HIGHEST)
@@ -116,14 +114,25 @@ def correlation(
   NaN where it is not defined: a pair has fewer than two rows, or one of its
   columns does not vary in them.
   """
+  values = _centred(values, mask)
   moments = pair_moments(values, mask)
   scale = jnp.sqrt(moments.variance * moments.variance.T)
-  size = jnp.square(jnp.where(mask, values, 0)).max(axis=0, initial=0.0)
-  rounding = _RELATIVE_ZERO**2 * size[:, None]
+  # A column that is constant in the rows of a pair alone has the rounding of a
+  # difference of squares as its variance.
+  largest = jnp.max(jnp.square(values), axis=0, initial=0)
+  rounding = _RELATIVE_ZERO * largest[:, None]
   varies = (moments.variance > rounding) & (moments.variance > rounding).T
   varies &= moments.count > 1
   rho = moments.covariance / jnp.where(varies, scale, 1)
   return jnp.where(varies, jnp.clip(rho, -1, 1), jnp.nan)
+
+
+def _centred(values, mask):
+  """Columns less their means, and 0 where masked."""
+  values = jnp.where(mask, values, 0)
+  count = jnp.sum(mask, axis=0, dtype=values.dtype)
+  centre = jnp.sum(values, axis=0) / jnp.maximum(count, 1)
+  return jnp.where(mask, values - centre[None], 0)
 
 
 def labels(*keys: Int[types.Array, 'N']) -> Int[types.Array, 'N']:

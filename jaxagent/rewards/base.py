@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jaxagent import masked, types
 from jaxagent.rewards import diagnostics
 
+Caps = tuple[tuple[int, int], ...]  # (primary, auxiliary) columns
+
 
 def stateless(
   fn: Callable[[types.Rewards], types.Rewards],
@@ -186,9 +188,6 @@ def _lost(rewards):
   size = segment.shape[0]
   hit = jax.ops.segment_max(broken.astype(jnp.int32), segment, size)
   return hit[segment] > 0
-
-
-Caps = tuple[tuple[int, int], ...]
 
 
 def cap_auxiliary(

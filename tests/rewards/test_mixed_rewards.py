@@ -284,6 +284,30 @@ def test_padding_rows_change_nothing(name, batch, make_columns):
 
 
 @pytest.mark.parametrize('name', MIXED)
+def test_a_reward_that_is_never_observed_changes_nothing(name, batch):
+  rewards = batch()
+  wider = rewards.replace(
+    values=jnp.pad(rewards.values, ((0, 0), (1, 0)), constant_values=jnp.nan),
+    active=jnp.pad(rewards.active, ((0, 0), (1, 0))),
+  )
+  got, _ = run(recipe(name), wider, 7)
+  want, _ = run(recipe(name), rewards, 7)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', MIXED)
+def test_one_reward_is_scored_and_normalised(name, batch):
+  first = batch()
+  one = first.replace(values=first.values[:, 1:2], active=first.active[:, 1:2])
+  got, _ = run(recipe(name), one, 7)
+  seen = np.asarray(one.active)[:, 0]
+  assert got[seen].std() > 0.5 and np.all(got[~seen] == 0)
+  if name != 'group_normalize':
+    np.testing.assert_allclose(got[seen].mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(got[seen].std(), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', MIXED)
 def test_the_order_of_rows_does_not_matter(name, batch):
   rewards = batch()
   order = np.random.default_rng(0).permutation(64)
