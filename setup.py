@@ -35,7 +35,7 @@ EXTRAS = {
   'http': ['openai>=1.60'],
   'arc': ['arc-agi; python_version >= "3.12"'],
   'mcp': ['mcp>=1.9'],
-  'reasoning': ['reasoning-gym>=0.1.25', 'math-verify>=0.8'],
+  'reasoning': ['reasoning-gym>=0.1.25', 'math-verify>=0.9,<0.10'],
   'tpu': [
     # The pairs that the kernels' compile gate knows (kernels_pallas.testing).
     'jax==0.10.2; python_version < "3.12"',
@@ -50,7 +50,7 @@ EXTRAS = {
     'gguf>=0.17',
     'ipykernel>=6.29',
     # Not reasoning-gym: its pycosat is compiled on installation.
-    'math-verify>=0.8',
+    'math-verify>=0.9,<0.10',
     'nbclient>=0.10',
     'nbformat>=5.10',
     'pytest>=8.3',
