@@ -183,7 +183,7 @@ def lowered(function: Callable, *avals: Any, platform: str = 'tpu') -> str:
   exporter = export.export(
     jax.jit(function), platforms=[platform], disabled_checks=checks
   )
-  with _abstract_gpu() if platform == 'cuda' else contextlib.nullcontext():
+  with _abstract(None) if platform == 'cuda' else contextlib.nullcontext():
     return exporter(*avals).mlir_module()
 
 
@@ -328,7 +328,7 @@ def _compile(case, generation, folder) -> Compiled:
   )
   start = time.perf_counter()
   try:
-    with _abstract(device, generation):
+    with _abstract(None if generation == GPU else device):
       lowered = jax.jit(case.function).lower(*avals)
     compiled = lowered.compile()
   except Exception as error:
@@ -402,23 +402,29 @@ def _vmem(path: pathlib.Path | None) -> int:
   return sum(int(size, 16) for size in found)
 
 
-def _abstract(device, generation):
-  """A mesh of one such device; newer jax lowers kernels for it.
+def _abstract(tpu):
+  """A mesh of one device that is not there; newer jax lowers kernels for it.
 
-  Programs that ask what they are lowered for, as some libraries' do, get the
-  device that is not there for an answer.
+  Programs that ask what they are lowered for, as some libraries' do, get it for
+  an answer.
+
+  Args:
+    tpu: the device; None is an H100.
   """
   try:
     from jax.sharding import AbstractDevice
   except ImportError:
     return contextlib.nullcontext()
-  described = AbstractDevice(
-    device_kind=device.device_kind,
-    platform='cuda' if generation == GPU else 'tpu',
-    num_cores=132 if generation == GPU else device.num_cores,
-  )
+  if tpu is None:
+    device = AbstractDevice(
+      device_kind='NVIDIA H100 80GB HBM3', platform='cuda', num_cores=132
+    )
+  else:
+    device = AbstractDevice(
+      device_kind=tpu.device_kind, platform='tpu', num_cores=tpu.num_cores
+    )
   return jax.sharding.use_abstract_mesh(
-    jax.sharding.AbstractMesh((1,), ('x',), abstract_device=described)
+    jax.sharding.AbstractMesh((1,), ('x',), abstract_device=device)
   )
 
 
