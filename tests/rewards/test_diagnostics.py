@@ -97,6 +97,22 @@ def test_a_sum_says_how_much_of_its_columns_it_keeps(make_columns):
   assert weighted['summed/eta_proj'] == pytest.approx(1, abs=5e-3)
 
 
+def test_a_row_with_one_reward_has_no_sum_to_speak_of(make_columns):
+  rng = np.random.default_rng(2)
+  values = rng.normal(size=(64, 1)) @ [[1, 1]] + rng.normal(size=(64, 2)) * [
+    1,
+    4,
+  ]
+  active = np.asarray([[True, True]] * 64 + [[False, True]] * 64)
+  lone = np.stack([np.zeros(64), rng.permutation(values[:, 1])], axis=1)
+  got = base.combine().metrics(make_columns(values), ())
+  wider = make_columns(np.concatenate([values, lone]), active=active)
+  more = base.combine().metrics(wider, ())
+  for name in ('summed/eta_corr', 'summed/eta_proj'):
+    assert got[name] < 0.95
+    assert more[name] == pytest.approx(float(got[name]), rel=5e-3)
+
+
 def test_the_order_of_methods_in_efficiency(make_columns):
   """What the paper claims of the mechanism, on correlated skewed rewards."""
   rng = np.random.default_rng(1)
