@@ -13,13 +13,16 @@ one update: forward, backward and optimizer over all microbatches.
 `--cases` are sizes of `aopd_sums.py`: the update under GRPO, OPD and AOPD, the
 pass of the teacher that AOPD and OPD run before it, and one forward pass of
 teacher and of student. Beside the time there is the memory that the compiler
-reserves for temporaries, also of `naive`, the same AOPD update with the logits
-`[B, T, V]` of policy and teacher in memory; both are compared before they are
-timed. Finished rows are kept in experiments/results/bench_transforms.json.
+reserves for temporaries, also with smaller chunks of the vocabulary's product,
+and of `naive`, the same AOPD update with the logits `[B, T, V]` of policy and
+teacher in memory, which is compared with ours before ours is timed.
+
+Finished rows are kept in experiments/results/bench_transforms.json.
 """
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
 import json
 import os
@@ -54,7 +57,9 @@ LOSSES = {
   'OPD': aopd_sums.METHODS['opd'],
   'AOPD': aopd_sums.METHODS['aopd'],
 }
+CHUNK = 64  # action tokens at once, for memory; the config has more
 TOLERANCE = 1e-4  # relative
+NARROW = f'AOPD update, chunks of {CHUNK}'
 EXTRA = (
   ('all of it', ('ms', '{:.4g}')),
   ('of it in the update', ('update_ms', '{:.4g}')),
@@ -224,8 +229,9 @@ def distillation_row(case: Case, *, repeats: int = 7) -> dict[str, Any]:
 
   Returns:
     The fields of `case`; `parameters` of student and teacher; `arms`, CPU
-    milliseconds of every repetition; `temporary`, bytes by arm, 'naive' too,
-    which is not timed; and `logits`, bytes of one `[b, T, V]`.
+    milliseconds of every repetition; `temporary`, bytes by arm, and of two
+    that are not timed, `NARROW` and 'naive'; and `logits`, bytes of one
+    `[b, T, V]`.
 
   Raises:
     AssertionError: the naive update differs by more than `TOLERANCE`.
@@ -248,9 +254,11 @@ def distillation_row(case: Case, *, repeats: int = 7) -> dict[str, Any]:
     programs[f'{name} update'] = _update(setup, setup.passes, batch, fixed)
   passes = Naive(**vars(aopd.passes))
   naive = _update(aopd, passes, batch, fixed)
-  _check_equal(naive.call(), programs['AOPD update'].call())
+  check_equal(naive.call(), programs['AOPD update'].call())
   calls = {name: program.call for name, program in programs.items()}
   sizes = {name: p.temporary for name, p in programs.items()}
+  narrow = dataclasses.replace(aopd.passes, chunk=CHUNK)
+  sizes[NARROW] = _update(aopd, narrow, batch, fixed).temporary
   return {
     **case._asdict(),
     'parameters': [_count(aopd.params), _count(aopd.teacher_params)],
@@ -291,7 +299,8 @@ def _random_batch(case) -> update_lib.Batch:
   )
 
 
-def _check_equal(got, want):
+def check_equal(got: Mapping[str, Any], want: Mapping[str, Any]):
+  """Raises an AssertionError where two updates differ by their metrics."""
   for name in ('loss', 'gradient/norm'):
     error = abs(float(got[name]) / float(want[name]) - 1)
     if not error <= TOLERANCE:
