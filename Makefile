@@ -37,10 +37,11 @@ claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
 	$(RUN) -m experiments.claims.fg2_gdn
 
-bench: $(STAMP)  ## Speed ratios: environments and kernels.
+bench: $(STAMP)  ## Speed ratios: environments, kernels, methods.
 	$(RUN) -m experiments.bench envs
 	$(RUN) -m experiments.bench kernels
 	$(RUN) -m experiments.bench sparse
+	$(RUN) -m experiments.bench transforms
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
