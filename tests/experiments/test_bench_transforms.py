@@ -3,10 +3,11 @@
 import json
 import os
 
+import ml_collections
 import pytest
 
 from experiments import bench, bench_transforms
-from experiments.configs import rdpo_mixed
+from experiments.configs import rdpo_mixed, sft_sums
 
 # More tokens than meet the vocabulary at once.
 CASE = bench_transforms.CASES['small']._replace(vocab=4096)
@@ -23,7 +24,17 @@ def test_a_batch_of_rewards_has_every_arm():
 
 @pytest.fixture(scope='module')
 def row():
-  return bench_transforms.distillation_row(CASE, repeats=1)
+  """Of models of one layer, which compile sooner."""
+
+  def one_layer(arg=''):
+    hidden = 64 if arg == 'teacher' else 32
+    config = ml_collections.ConfigDict()
+    config.model = dict(overrides=dict(layers=1, hidden=hidden))
+    return config
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sft_sums, 'get_config', one_layer)
+    return bench_transforms.distillation_row(CASE, repeats=1)
 
 
 def test_distillation_has_every_arm_and_its_memory(row):
