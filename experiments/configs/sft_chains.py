@@ -35,7 +35,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     wide = dict(layers=3, hidden=128, heads=4, kv_heads=2, intermediate=384)
     small = dict(layers=2, hidden=96, heads=3, kv_heads=1, intermediate=256)
     config.model.overrides = wide if teacher else small
-  steps = 4 if debug else 1500 if teacher else 400
+  steps = 4 if debug else 1000 if teacher else 400
   config.optimizer.update(
     learning_rate=2e-3, warmup_steps=steps // 20, decay_steps=steps
   )
