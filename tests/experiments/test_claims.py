@@ -101,7 +101,7 @@ def test_finished_results_are_not_run_again(tmp_path, monkeypatch):
   path = tmp_path / 'generated' / 'grpo_0.json'
   path.parent.mkdir()
   path.write_text(json.dumps(RESULTS[0]))
-  monkeypatch.setattr(sdar.run, 'run', lambda *a: pytest.fail('was run'))
+  monkeypatch.setattr(sdar.runs.run, 'run', lambda *a: pytest.fail('was run'))
   assert sdar.run_arm('generated', '', 'grpo', 0, tmp_path / 'w') == path
 
 

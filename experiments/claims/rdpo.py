@@ -1,0 +1,128 @@
+"""RDPO against GRPO, GDPO and its own halves: training, and scores by hand.
+
+  python -m experiments.claims.rdpo                       # rewards of one scale
+  python -m experiments.claims.rdpo --setting=scaled      # length counts tenfold
+  python -m experiments.claims.rdpo --setting=loud        # the judge tenfold
+  python -m experiments.claims.rdpo --study=synthetic     # no model, a minute
+
+Training: every arm starts from one warm start, sees the same tasks of
+`configs/rdpo_mixed.py` in the same order, and differs in the reward transform
+alone. A finished (arm, seed) is one file under `results/rdpo/SETTING/`; those
+are skipped, so the command goes on where it was stopped. The tables and the
+figures are made from these files, see `rdpo_report.py`. What the transforms
+make of rewards of known quality is the other study, see `rdpo_synthetic.py`.
+"""
+
+import pathlib
+
+from absl import app, flags, logging
+import ml_collections
+
+from experiments.claims import options, runs
+from experiments.configs import rdpo_mixed, sft_mixed
+
+_STUDY = flags.DEFINE_enum(
+  'study', 'training', ['training', 'synthetic'], 'Which; see above.'
+)
+_SETTING = flags.DEFINE_enum(
+  'setting', 'equal', ['equal', 'scaled', 'loud'], 'Which rewards, see above.'
+)
+_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/rdpo', 'Of the runs.')
+
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'rdpo'
+
+# arm -> config.rewards.transform; the caps are the setting's.
+ARMS = {
+  'grpo': {'name': 'group_normalize'},
+  'gdpo': {'name': 'gdpo'},
+  'quantile': {'name': 'quantile'},
+  'whitening': {'name': 'whitening'},
+  'rdpo': {'name': 'rdpo'},
+  'rdpo_by_set': {'name': 'rdpo', 'whitening': {'scope': 'active_set'}},
+  'rdpo_guarded': {'name': 'rdpo', 'whitening': {'guard_sign': True}},
+}
+# setting -> the factors of rewards, and whether a failed primary reward caps
+# the others: with caps, what is not right earns nothing however loud it is.
+SETTINGS = {
+  'equal': ({}, True),
+  'scaled': ({'length': 10.0}, True),
+  'loud': ({'style': 10.0}, False),
+}
+ARMS_OF = {
+  'equal': tuple(ARMS),
+  'scaled': ('grpo', 'gdpo', 'quantile', 'whitening', 'rdpo'),
+  'loud': ('grpo', 'gdpo', 'quantile', 'whitening', 'rdpo'),
+}
+# Kept of each run.
+CURVES = (
+  'reward/*', 'groups/*', 'policy/*', 'scores/*', 'summed/*', 'whitening/*',
+  'rewards/*', 'episode/tokens', 'gradient/norm',
+)  # fmt: skip
+
+
+def warm_config(arg: str = '') -> ml_collections.ConfigDict:
+  """The warm start of all settings: a reply, often a wrong or wordy one."""
+  return sft_mixed.get_config(arg)
+
+
+def arm_config(
+  setting: str, arm: str, seed: int, model: pathlib.Path | str, arg: str = ''
+) -> ml_collections.ConfigDict:
+  """The run of one arm and seed.
+
+  Args:
+    setting: of `SETTINGS`.
+    arm: of `ARMS`.
+    seed: of the run.
+    model: folder of the warm start.
+    arg: of `rdpo_mixed.get_config`.
+  """
+  config = rdpo_mixed.get_config(arg)
+  scales, capped = SETTINGS[setting]
+  caps = config.rewards.transform.caps if capped else ()
+  config.name = f'{arm}_{seed}'
+  config.seed = seed
+  config.model.init = str(model)
+  config.tokenizer = 'model'
+  config.env.scales = scales
+  config.rewards.transform = {**ARMS[arm], 'caps': caps}
+  if not arg:
+    config.train.steps = 100
+  config.train.update(record_every=0, checkpoint_every=50)
+  # The policy as it is trained; a colder one is right more often, with or
+  # without RL. There are only 61 sums to train on, and few to hold out.
+  config.eval.update(splits=('test', 'train'), temperature=1.0)
+  return config
+
+
+def run_arm(
+  setting: str, arm: str, seed: int, workdir: pathlib.Path
+) -> pathlib.Path:
+  """Runs one arm and seed unless its result is there; returns its file."""
+  path = RESULTS / setting / f'{arm}_{seed}.json'
+  if path.exists():
+    return path
+  model = runs.warm_start(warm_config, workdir / 'warm_start')
+  return runs.record(
+    path,
+    arm_config(setting, arm, seed, model),
+    workdir / setting / f'{arm}_{seed}',
+    curves=CURVES,
+    setting=setting,
+    arm=arm,
+    seed=seed,
+    scales=SETTINGS[setting][0],
+  )
+
+
+def main(_):
+  logging.set_verbosity(logging.WARNING)
+  setting = _SETTING.value
+  workdir = pathlib.Path(_WORKDIR.value).resolve()
+  for seed in map(int, options.SEEDS.value):
+    for arm in options.ARMS.value or ARMS_OF[setting]:
+      run_arm(setting, arm, seed, workdir)
+
+
+if __name__ == '__main__':
+  app.run(main)
