@@ -107,7 +107,7 @@ def report(
     '## With skills in the prompt, and what training did',
     _mechanism(of_arm, first),
     '## Where it was run',
-    _where(results),
+    where(results),
   ]
   return '\n\n'.join(lines) + '\n'
 
@@ -218,7 +218,8 @@ def _ends(runs, ending):
   return f'{first:.2f} → {last:.2f}'
 
 
-def _where(results):
+def where(results: Sequence[Mapping]) -> str:
+  """A table of what the results were made by and on."""
   rows = sorted(
     {
       (
