@@ -32,7 +32,7 @@ def write(
   """
   found = {
     start: {
-      stage: _at_best_rate(runs.load(folder / f'{start}_{stage}'))
+      stage: at_best_rate(runs.load(folder / f'{start}_{stage}'))
       for stage in ('first', 'second')
       if (folder / f'{start}_{stage}').is_dir()
     }
@@ -66,7 +66,7 @@ def write(
   return text
 
 
-def _at_best_rate(results):
+def at_best_rate(results):
   """Of each arm the runs at the rate that did best in training, on seed 0."""
   kept = []
   for arm in {r['arm'] for r in results}:
@@ -302,11 +302,9 @@ def _signal(start, signal):
       name,
       f'{x["signal"]:.3g}',
       f'{x["noise"]:.3g}',
-      '–'
-      if x['noise_over_signal'] is None
-      else f'{x["noise_over_signal"]:.2f}',
+      _or_dash(x['noise_over_signal'], '.2f'),
       f'{x["largest_over_median_norm"]:.2f}',
-      f'{x["towards_hole"]:+.3f}',
+      _or_dash(x['towards_hole'], '+.3f'),
     ]
     for name, x in signal['terms'].items()
   ]
@@ -325,10 +323,14 @@ def _signal(start, signal):
     f' {zero["share_of_advantage"]:.1%} of its sum, but'
     f' {zero["share_of_forward_kl"]:.1%} of the forward KL. Hole: at'
     f" {hole['positions']:,} separators the student gives ';'"
-    f' {hole["geometric_mean_probability"]:.1e} (geometric mean), the teacher'
+    f' {_or_dash(hole["geometric_mean_probability"], ".1e")} (geometric mean), the teacher'
     ' 0.7.',
     markdown.table(head, rows),
   ]
+
+
+def _or_dash(value, form):
+  return '–' if value is None else format(value, form)
 
 
 def _percent(value):

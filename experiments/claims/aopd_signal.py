@@ -95,16 +95,16 @@ def record(
   )
   passes = dataclasses.replace(setup.passes, loss=everything)
   rows = [_rows(setup, passes, index) for index in range(batches)]
-  gradients = {
-    name: _gradients(setup, term, rows, label=name)
+  found = {
+    name: gradients(setup, term, rows, label=name)
     for name, term in {**TERMS, 'hole': hole(token)}.items()
   }
-  up = -gradients.pop('hole').mean(0)  # raises the token's log-probability
+  up = -found.pop('hole').mean(0)  # raises the token's log-probability
   result = {
     **about,
     'terms': {
-      name: {**_noise(g), 'towards_hole': _cosine(-g.mean(0), up)}
-      for name, g in gradients.items()
+      name: {**noise(g), 'towards_hole': _cosine(-g.mean(0), up)}
+      for name, g in found.items()
     },
     **_tokens(setup, passes, rows),
     'rows': batches * config.batch.tasks,
@@ -126,7 +126,7 @@ def _rows(setup, passes, index):
   )
 
 
-def _gradients(setup, term, rows, *, label):
+def gradients(setup, term, rows, *, label):
   """f32[batches, parameters]: the gradient of each batch."""
   passes = dataclasses.replace(setup.passes, loss=term)
   gradient = jax.jit(
@@ -141,25 +141,27 @@ def _gradients(setup, term, rows, *, label):
   return np.stack(out)
 
 
-def _noise(gradients):
+def noise(gradients):
   """Size of the mean gradient, and of what one batch adds to it.
 
   The squared norm of a mean of n has the noise of one batch over n in it.
   """
   n = len(gradients)
-  noise = float(np.sum(gradients.var(0, ddof=1)))
-  signal = float(np.sum(gradients.mean(0) ** 2)) - noise / n
+  variance = float(np.sum(gradients.var(0, ddof=1)))
+  squared = float(np.sum(gradients.mean(0) ** 2)) - variance / n
   norms = np.linalg.norm(gradients, axis=1)
   return {
-    'signal': max(signal, 0.0) ** 0.5,
-    'noise': noise**0.5,
-    'noise_over_signal': (noise / signal) ** 0.5 if signal > 0 else None,
+    'signal': max(squared, 0.0) ** 0.5,
+    'noise': variance**0.5,
+    'noise_over_signal': (variance / squared) ** 0.5 if squared > 0 else None,
     'largest_over_median_norm': float(norms.max() / np.median(norms)),
   }
 
 
 def _cosine(a, b):
-  return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+  """None where one of them is 0."""
+  norms = np.linalg.norm(a) * np.linalg.norm(b)
+  return float(a @ b / norms) if norms else None
 
 
 def _tokens(setup, passes, rows):
@@ -207,6 +209,8 @@ def _tokens(setup, passes, rows):
     },
     'hole': {
       'positions': int(at.sum()),
-      'geometric_mean_probability': float(np.exp(-nll[at].mean())),
+      'geometric_mean_probability': float(np.exp(-nll[at].mean()))
+      if at.any()
+      else None,
     },
   }
