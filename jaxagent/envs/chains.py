@@ -15,11 +15,10 @@ import re
 from typing import Any
 import zlib
 
-import gymnasium
 import numpy as np
 
 from jaxagent import registry
-from jaxagent.envs import base
+from jaxagent.envs import questions
 
 # kind -> the operations of its chains
 KINDS: Mapping[str, str] = {'sum': '+-', 'product': '*'}
@@ -34,15 +33,20 @@ class Chain:
 
   Attributes:
     id: split and position.
-    kind: one of `KINDS`.
+    subject: one of `KINDS`.
     question: what is asked.
-    values: what is right after each step; the last is the answer.
+    values: what is right after each step.
   """
 
   id: str
-  kind: str
+  subject: str
   question: str
   values: tuple[int, ...]
+
+  @property
+  def answer(self) -> str:
+    """A reply with all values."""
+    return COMMON.join(map(str, self.values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,57 +145,35 @@ def rare_share(reply: str) -> float | None:
   return rare / (rare + common) if rare + common else None
 
 
-class ChainsEnv(gymnasium.Env[str, str]):
-  """Asks for one chain; `options={'game': index}` chooses which.
+def grade(chain: Chain, asked: str, reply: str) -> questions.Grade:
+  """1 where the reply's last integer is the last value, else 0.
 
-  Reward 1 where the reply's last integer is the answer, else 0. `info` of the
-  step also has `rewards`: 'steps', the share of values that stand where they
-  should, and 'rare', see `rare_share`.
+  Further rewards: 'steps', the share of values that stand where they should,
+  and 'rare', see `rare_share`.
   """
-
-  metadata: dict[str, Any] = {'render_modes': []}
-
-  def __init__(self, chains: Sequence[Chain] | None = None):
-    self._chains = Chains() if chains is None else chains
-    self._chain = self._chains[0]
-    self.observation_space = base.text_space(256)
-    self.action_space = base.text_space(4096)
-
-  def reset(self, *, seed=None, options=None):
-    super().reset(seed=seed)
-    game = (options or {}).get('game')
-    if game is None:
-      game = self.np_random.integers(len(self._chains))
-    self._chain = self._chains[int(game)]
-    return self._chain.question, {
-      'task': self._chain.question,
-      'task_type': self._chain.kind,
-      'game': self._chain.id,
-      'answer': COMMON.join(map(str, self._chain.values)),
-    }
-
-  def step(self, action: str):
-    values = self._chain.values
-    found = [int(number[:9]) for number in _INTEGER.findall(action)]
-    right = found[-1:] == [values[-1]]
-    rewards = {'steps': np.mean([a == b for a, b in _pairs(values, found)])}
-    share = rare_share(action)
-    if share is not None:
-      rewards['rare'] = share
-    info = {'rewards': {name: float(x) for name, x in rewards.items()}}
-    return 'Right.' if right else 'Wrong.', float(right), True, False, info
-
-
-def _pairs(values, found):
-  return zip(values, [*found, *[None] * len(values)], strict=False)
+  del asked
+  found = [int(number[:9]) for number in _INTEGER.findall(reply)]
+  found_here = found + [None] * len(chain.values)
+  right = [a == b for a, b in zip(chain.values, found_here, strict=False)]
+  rewards = {'steps': sum(right) / len(right)}
+  share = rare_share(reply)
+  if share is not None:
+    rewards['rare'] = share
+  won = found[-1:] == [chain.values[-1]]
+  return questions.Grade(float(won), rewards=rewards)
 
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Chains))
 
 
+def make(chains: Chains) -> questions.QuestionEnv:
+  """Asks the chains, graded by `grade`."""
+  return questions.QuestionEnv(chains, grade=grade, instruction='')
+
+
 def from_config(
   config: Mapping[str, Any],
-) -> tuple[Chains, Callable[[], ChainsEnv]]:
+) -> tuple[Chains, Callable[[], questions.QuestionEnv]]:
   """Opens chains; options are those of `Chains`.
 
   Raises:
@@ -201,4 +183,4 @@ def from_config(
   for name in options:
     registry.one_of('option of chains', name, _OPTIONS)
   chains = Chains(**options)
-  return chains, functools.partial(ChainsEnv, chains)
+  return chains, functools.partial(make, chains)

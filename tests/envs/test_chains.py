@@ -20,7 +20,7 @@ def evaluate(question):
 
 
 def test_environment_passes_gymnasium_check():
-  env = chains.ChainsEnv()
+  env = chains.make(chains.Chains())
   env_checker.check_env(env, skip_render_check=True)
   question, info = env.reset(options={'game': 1})
   assert info['task'] == question and info['task_type'] == 'product'
@@ -33,8 +33,8 @@ def test_values_are_those_of_the_question(split):
     assert game.values == evaluate(game.question)
     assert len(game.values) == 5
     signs = {c for c in game.question if c in '+-*'}
-    assert signs <= set(chains.KINDS[game.kind])
-  kinds = [game.kind for game in games]
+    assert signs <= set(chains.KINDS[game.subject])
+  kinds = [game.subject for game in games]
   assert kinds == list(games.kinds) * (60 // len(games.kinds))
 
 
@@ -64,7 +64,7 @@ def test_games_are_a_function_of_their_options():
 
 def play(games, index, reply, truncated=False):
   program = single_turn.single_turn(
-    chains.ChainsEnv(games), protocol.Task(0, 0, 0, index)
+    chains.make(games), protocol.Task(0, 0, 0, index)
   )
   next(program)
   with pytest.raises(StopIteration) as stop:
