@@ -22,8 +22,9 @@ from jaxagent.models import logprobs
 from jaxagent.models import policy as policy_lib
 from jaxagent.training import state as state_lib
 
-# What a loss may read of a teacher, and which of it needs the teacher's
-# hidden states beside the current policy's.
+# What a loss may read of a teacher, and which of it needs the teacher's hidden
+# states beside the current policy's. All of it is then scored there, so that
+# the teacher meets the vocabulary once.
 OF_TEACHER = logprobs.OF_TEACHER | {'teacher_mask'}
 _PAIRED = logprobs.OF_TEACHER - {'teacher_logprobs'}
 
@@ -166,10 +167,11 @@ class Passes:
           rows.teacher_shift,
           rows.tokens.shape[1],
         )
-        if 'teacher_logprobs' in needs:
+        if not needs & _PAIRED:
           head = self.unembed_teacher(teacher_params)
           teacher = self.score(head, rows, hidden, budget).logprobs
-      return Fixed(ref, teacher, hidden if needs & _PAIRED else None)
+          hidden = None
+      return Fixed(ref, teacher, hidden)
 
     return jax.lax.map(one, batch)
 
@@ -178,17 +180,21 @@ class Passes:
   ) -> types.LossInputs:
     """What the loss reads of one microbatch; differentiable in `params`."""
     needs = self.loss.needs
-    paired, teacher = needs & _PAIRED, None
-    if paired:
+    asked, teacher = {'entropy'}, None
+    if needs & _PAIRED:
+      asked |= needs & logprobs.OF_TEACHER
       teacher = logprobs.Teacher(
         fixed.teacher_hidden,
         teacher_unembedding,
         jnp.zeros(rows.tokens.shape[:1], jnp.int32),
       )
     scores = self.score(
-      self.unembed(params), rows, self.hidden(params, rows), budget,
-      paired | {'entropy'}, teacher,
+      self.unembed(params), rows, self.hidden(params, rows), budget, asked,
+      teacher,
     )  # fmt: skip
+    teacher_logprobs = fixed.teacher_logprobs
+    if teacher_logprobs is None:
+      teacher_logprobs = scores.teacher_logprobs
     return types.LossInputs(
       logprobs=scores.logprobs,
       old_logprobs=rows.old_logprobs,
@@ -197,7 +203,7 @@ class Passes:
       step=step,
       entropy=scores.entropy,
       ref_logprobs=fixed.ref_logprobs,
-      teacher_logprobs=fixed.teacher_logprobs,
+      teacher_logprobs=teacher_logprobs,
       teacher_mask=rows.teacher_mask,
       forward_kl=scores.forward_kl,
       jsd=scores.jsd,
