@@ -18,7 +18,7 @@ import pathlib
 from absl import app, flags, logging
 import ml_collections
 
-from experiments.claims import options, runs
+from experiments.claims import options, rdpo_synthetic, runs
 from experiments.configs import rdpo_mixed, sft_mixed
 
 _STUDY = flags.DEFINE_enum(
@@ -38,8 +38,10 @@ ARMS = {
   'quantile': {'name': 'quantile'},
   'whitening': {'name': 'whitening'},
   'rdpo': {'name': 'rdpo'},
+  # Options that the paper does not have. `guard_sign` is none of them: no weight
+  # was ever negative in these runs, and without one it does nothing.
+  'rdpo_centred': {'name': 'rdpo', 'quantile': {'center_group': True}},
   'rdpo_by_set': {'name': 'rdpo', 'whitening': {'scope': 'active_set'}},
-  'rdpo_guarded': {'name': 'rdpo', 'whitening': {'guard_sign': True}},
 }
 # setting -> the factors of rewards, and whether a failed primary reward caps
 # the others: with caps, what is not right earns nothing however loud it is.
@@ -48,10 +50,12 @@ SETTINGS = {
   'scaled': ({'length': 10.0}, True),
   'loud': ({'style': 10.0}, False),
 }
+_PAPER = ('grpo', 'gdpo', 'quantile', 'whitening', 'rdpo')
 ARMS_OF = {
   'equal': tuple(ARMS),
-  'scaled': ('grpo', 'gdpo', 'quantile', 'whitening', 'rdpo'),
-  'loud': ('grpo', 'gdpo', 'quantile', 'whitening', 'rdpo'),
+  'scaled': _PAPER,
+  'loud': _PAPER,
+  'synthetic': (*_PAPER, 'rdpo_centred'),
 }
 # Kept of each run.
 CURVES = (
@@ -117,6 +121,10 @@ def run_arm(
 
 def main(_):
   logging.set_verbosity(logging.WARNING)
+  if _STUDY.value == 'synthetic':
+    arms = {name: ARMS[name] for name in ARMS_OF['synthetic']}
+    rdpo_synthetic.run(arms, RESULTS / 'synthetic')
+    return
   setting = _SETTING.value
   workdir = pathlib.Path(_WORKDIR.value).resolve()
   for seed in map(int, options.SEEDS.value):
