@@ -17,7 +17,7 @@ import pathlib
 from absl import app, flags, logging
 import ml_collections
 
-from experiments.claims import options, paired, runs
+from experiments.claims import options, paired, runs, sdar_report
 from experiments.configs import sdar_alfworld, sft_alfworld
 
 _SETTING = flags.DEFINE_enum(
@@ -53,6 +53,7 @@ CLAIMS = (
     '(c) SDAR loses less than Skill-GRPO without skills',
     'sdar',
     'skill_grpo',
+    'less',
     of='loss',
   ),
   paired.Claim('(d) ten times the weight hurts', 'sdar', 'sdar_weight_0.1'),
@@ -174,7 +175,7 @@ def summarize(setting: str) -> str:
   """
   results = runs.load(RESULTS / setting)
   splits = [s for s in results[0]['evaluations']['before'] if '+' not in s]
-  text = paired.report(
+  text = sdar_report.report(
     results,
     title=f'SDAR and its baselines, {setting} games',
     splits=splits,
