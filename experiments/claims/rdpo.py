@@ -18,7 +18,13 @@ import pathlib
 from absl import app, flags, logging
 import ml_collections
 
-from experiments.claims import options, rdpo_synthetic, runs
+from experiments.claims import (
+  options,
+  paired,
+  rdpo_report,
+  rdpo_synthetic,
+  runs,
+)
 from experiments.configs import rdpo_mixed, sft_mixed
 
 _STUDY = flags.DEFINE_enum(
@@ -56,6 +62,66 @@ ARMS_OF = {
   'scaled': _PAPER,
   'loud': _PAPER,
   'synthetic': (*_PAPER, 'rdpo_centred'),
+}
+_BOTH = (('test/instruction', 'instructions'), ('reward/success', 'training'))
+
+
+def _of_success(text, arm, other):
+  """A claim of held-out instructions, and of success while training."""
+  return [
+    paired.Claim(f'{text}: {label}', arm, other, of=of) for of, label in _BOTH
+  ]
+
+
+_MECHANISM = [
+  paired.Claim(f'(a) {text} than GDPO', 'rdpo', 'gdpo', expected, of)
+  for text, expected, of in (
+    (
+      'RDPO spreads scores over more of a group',
+      'more',
+      'scores/participation',
+    ),
+    ('RDPO is less dominated', 'less', 'scores/domination'),
+    ('what RDPO sums is less correlated', 'more', 'summed/eta_corr'),
+    ('RDPO is more efficient', 'more', 'summed/eta_eff'),
+  )
+]
+_ORDER = [
+  *_of_success('(b) RDPO is better than GDPO', 'rdpo', 'gdpo'),
+  *_of_success('(b) GDPO is better than GRPO', 'gdpo', 'grpo'),
+  *_of_success('(b) RDPO is better than GRPO', 'rdpo', 'grpo'),
+]
+_SUFFER = _of_success(
+  '(b) GRPO is better with equal scales', 'grpo, equal', 'grpo'
+)
+CLAIMS = {
+  'equal': [
+    *_MECHANISM,
+    *_ORDER,
+    *_of_success('(c) quantiles help GDPO', 'quantile', 'gdpo'),
+    *_of_success('(c) whitening helps GDPO', 'whitening', 'gdpo'),
+    *_of_success('ours: centred quantiles help', 'rdpo_centred', 'rdpo'),
+    *_of_success('ours: a covariance by set helps', 'rdpo_by_set', 'rdpo'),
+  ],
+  'scaled': [*_MECHANISM, *_ORDER, *_SUFFER],
+  'loud': [*_MECHANISM, *_ORDER, *_SUFFER],
+}
+ABOUT = {
+  'equal': (
+    'RDPO: rewards of equal scale',
+    'Every reward is in [0, 1]; a failed primary reward caps the others.',
+  ),
+  'scaled': (
+    'RDPO: length counts tenfold',
+    'As with equal scales, but for length in [0, 10]. GDPO, its halves and RDPO'
+    ' do not depend on scales; their runs differ from those with equal scales'
+    ' by rounding, and what a run makes of it.',
+  ),
+  'loud': (
+    'RDPO: the noisy judge counts tenfold',
+    'Style is in [0, 10] and nothing caps it: most of what is summed is a judge'
+    ' that follows length or constraints, and noise.',
+  ),
 }
 # Kept of each run.
 CURVES = (
@@ -119,6 +185,34 @@ def run_arm(
   )
 
 
+def summarize(setting: str) -> str:
+  """Tables, figure and verdicts from the result files of a setting.
+
+  Returns:
+    The text, which also goes to `results/rdpo_SETTING.md`.
+
+  Raises:
+    FileNotFoundError: there is no result yet.
+  """
+  results = runs.load(RESULTS / setting)
+  if setting != 'equal' and (RESULTS / 'equal').exists():
+    results += [
+      {**result, 'arm': f'{result["arm"]}, equal'}
+      for result in runs.load(RESULTS / 'equal')
+    ]
+  title, about = ABOUT[setting]
+  text = rdpo_report.report(
+    results,
+    title=title,
+    about=about,
+    arms=ARMS_OF[setting],
+    claims=CLAIMS[setting],
+    figure=RESULTS.parent / f'rdpo_{setting}.png',
+  )
+  (RESULTS.parent / f'rdpo_{setting}.md').write_text(text)
+  return text
+
+
 def main(_):
   logging.set_verbosity(logging.WARNING)
   if _STUDY.value == 'synthetic':
@@ -126,10 +220,12 @@ def main(_):
     rdpo_synthetic.run(arms, RESULTS / 'synthetic')
     return
   setting = _SETTING.value
-  workdir = pathlib.Path(_WORKDIR.value).resolve()
-  for seed in map(int, options.SEEDS.value):
-    for arm in options.ARMS.value or ARMS_OF[setting]:
-      run_arm(setting, arm, seed, workdir)
+  if not options.SUMMARY.value:
+    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    for seed in map(int, options.SEEDS.value):
+      for arm in options.ARMS.value or ARMS_OF[setting]:
+        run_arm(setting, arm, seed, workdir)
+  print(summarize(setting))
 
 
 if __name__ == '__main__':
