@@ -44,10 +44,10 @@ ARMS = {
   'quantile': {'name': 'quantile'},
   'whitening': {'name': 'whitening'},
   'rdpo': {'name': 'rdpo'},
-  # Options that the paper does not have. `guard_sign` is none of them: no weight
-  # was ever negative in these runs, and without one it does nothing.
+  # Options that the paper does not have.
   'rdpo_centred': {'name': 'rdpo', 'quantile': {'center_group': True}},
   'rdpo_by_set': {'name': 'rdpo', 'whitening': {'scope': 'active_set'}},
+  'rdpo_guarded': {'name': 'rdpo', 'whitening': {'guard_sign': True}},
 }
 # setting -> the factors of rewards, and whether a failed primary reward caps
 # the others: with caps, what is not right earns nothing however loud it is.
@@ -59,17 +59,23 @@ SETTINGS = {
 _PAPER = ('grpo', 'gdpo', 'quantile', 'whitening', 'rdpo')
 ARMS_OF = {
   'equal': tuple(ARMS),
-  'scaled': _PAPER,
+  # No other arm depends on scales: their runs of 'equal' are shown.
+  'scaled': ('grpo',),
   'loud': _PAPER,
   'synthetic': (*_PAPER, 'rdpo_centred'),
 }
-_BOTH = (('test/instruction', 'instructions'), ('reward/success', 'training'))
+_PRIMARY = (
+  ('test/instruction', 'instructions'),
+  ('train/both', 'sums with style'),
+  ('reward/success', 'training'),
+)
 
 
 def _of_success(text, arm, other):
-  """A claim of held-out instructions, and of success while training."""
+  """A claim of held-out instructions, trained sums, and all training."""
   return [
-    paired.Claim(f'{text}: {label}', arm, other, of=of) for of, label in _BOTH
+    paired.Claim(f'{text}: {label}', arm, other, of=of)
+    for of, label in _PRIMARY
   ]
 
 
@@ -102,6 +108,7 @@ CLAIMS = {
     *_of_success('(c) whitening helps GDPO', 'whitening', 'gdpo'),
     *_of_success('ours: centred quantiles help', 'rdpo_centred', 'rdpo'),
     *_of_success('ours: a covariance by set helps', 'rdpo_by_set', 'rdpo'),
+    *_of_success('(e) guarded signs help', 'rdpo_guarded', 'rdpo'),
   ],
   'scaled': [*_MECHANISM, *_ORDER, *_SUFFER],
   'loud': [*_MECHANISM, *_ORDER, *_SUFFER],
@@ -114,8 +121,7 @@ ABOUT = {
   'scaled': (
     'RDPO: length counts tenfold',
     'As with equal scales, but for length in [0, 10]. GDPO, its halves and RDPO'
-    ' do not depend on scales; their runs differ from those with equal scales'
-    ' by rounding, and what a run makes of it.',
+    ' do not depend on scales: their runs are those with equal scales.',
   ),
   'loud': (
     'RDPO: the noisy judge counts tenfold',
@@ -195,17 +201,18 @@ def summarize(setting: str) -> str:
     FileNotFoundError: there is no result yet.
   """
   results = runs.load(RESULTS / setting)
-  if setting != 'equal' and (RESULTS / 'equal').exists():
-    results += [
-      {**result, 'arm': f'{result["arm"]}, equal'}
-      for result in runs.load(RESULTS / 'equal')
-    ]
+  if setting != 'equal':
+    for result in runs.load(RESULTS / 'equal'):
+      if result['arm'] == 'grpo':
+        results.append({**result, 'arm': 'grpo, equal'})
+      elif setting == 'scaled':
+        results.append(result)
   title, about = ABOUT[setting]
   text = rdpo_report.report(
     results,
     title=title,
     about=about,
-    arms=ARMS_OF[setting],
+    arms=_PAPER if setting == 'scaled' else ARMS_OF[setting],
     claims=CLAIMS[setting],
     figure=RESULTS.parent / f'rdpo_{setting}.png',
   )

@@ -240,12 +240,13 @@ def _line(values):
 
 
 def _dots(axes, of_arm, of):
-  for index, (arm, runs) in enumerate(of_arm.items()):
+  for index, runs in enumerate(of_arm.values()):
     colour = curves.COLOURS[index % len(curves.COLOURS)]
     values = [measured(r, of) for r in runs]
     got = metrics.mean_interval(values)
     axes.plot([index, index], [got.low, got.high], color=colour, lw=2)
     axes.plot(index, got.mean, 'o', color=colour, ms=6)
     axes.plot([index + 0.2] * len(values), values, '_', color='#777777', ms=6)
+  axes.set_ylim(0, 1)
   axes.set_xticks(range(len(of_arm)), list(of_arm), rotation=35, fontsize=8)
   axes.set_title(f'{SUCCESS[of]}: success, 95 % t', loc='left', fontsize=9.5)
