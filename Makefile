@@ -36,6 +36,8 @@ test-slow: $(STAMP)-tpu  ## The tests that take minutes.
 claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
 	$(RUN) -m experiments.claims.fg2_gdn
+	$(RUN) -m experiments.claims.rdpo --study=synthetic
+	for s in equal scaled loud; do $(RUN) -m experiments.claims.rdpo --setting=$$s || exit; done
 
 bench: $(STAMP)  ## Speed ratios: environments and kernels.
 	$(RUN) -m experiments.bench envs

@@ -23,6 +23,7 @@ from experiments.claims import (
   paired,
   rdpo_report,
   rdpo_synthetic,
+  rdpo_synthetic_report,
   runs,
 )
 from experiments.configs import rdpo_mixed, sft_mixed
@@ -111,7 +112,7 @@ CLAIMS = {
     *_of_success('(e) guarded signs help', 'rdpo_guarded', 'rdpo'),
   ],
   'scaled': [*_MECHANISM, *_ORDER, *_SUFFER],
-  'loud': [*_MECHANISM, *_ORDER, *_SUFFER],
+  'loud': [*_MECHANISM, *_ORDER],
 }
 ABOUT = {
   'equal': (
@@ -224,7 +225,11 @@ def main(_):
   logging.set_verbosity(logging.WARNING)
   if _STUDY.value == 'synthetic':
     arms = {name: ARMS[name] for name in ARMS_OF['synthetic']}
-    rdpo_synthetic.run(arms, RESULTS / 'synthetic')
+    folder = RESULTS / 'synthetic'
+    if not options.SUMMARY.value:
+      rdpo_synthetic.run(arms, folder)
+    stem = RESULTS.parent / 'rdpo_synthetic'
+    print(rdpo_synthetic_report.write(folder, stem))
     return
   setting = _SETTING.value
   if not options.SUMMARY.value:

@@ -71,11 +71,11 @@ DIALS: dict[str, tuple[str, dict[str, World]]] = {
     {f'{s:g}': World(scale=s) for s in (1.0, 3.0, 10.0, 30.0)},
   ),
   'success': (
-    'share with reward 1, which is 0 or 1',
+    'share of successes in reward 1',
     {f'{p:g}': World(success=p) for p in (0.5, 0.25, 0.1, 0.05)},
   ),
   'together': (
-    'tails, correlation and scale at once (h, rho, scale)',
+    'h, correlation and scale at once',
     {
       f'{x:g}, {0.9 * x:g}, {10**x:.3g}': World(x, 0.9 * x, 10**x)
       for x in (0.0, 0.25, 0.5, 1.0)
