@@ -27,14 +27,11 @@ from experiments.claims import (
   runs,
 )
 from experiments.configs import rdpo_mixed, sft_mixed
+from jaxagent import registry
 
 _STUDY = flags.DEFINE_enum(
   'study', 'training', ['training', 'synthetic'], 'Which; see above.'
 )
-_SETTING = flags.DEFINE_enum(
-  'setting', 'equal', ['equal', 'scaled', 'loud'], 'Which rewards, see above.'
-)
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/rdpo', 'Of the runs.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'rdpo'
 
@@ -231,9 +228,13 @@ def main(_):
     stem = RESULTS.parent / 'rdpo_synthetic'
     print(rdpo_synthetic_report.write(folder, stem))
     return
-  setting = _SETTING.value
+  setting = registry.one_of(
+    'setting', options.SETTING.value or 'equal', SETTINGS
+  )
   if not options.SUMMARY.value:
-    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    workdir = pathlib.Path(
+      options.WORKDIR.value or 'runs/claims/rdpo'
+    ).resolve()
     for seed in map(int, options.SEEDS.value):
       for arm in options.ARMS.value or ARMS_OF[setting]:
         run_arm(setting, arm, seed, workdir)

@@ -27,6 +27,7 @@ DIAGNOSTICS = {
   'summed/eta_eff': 'eta_eff',
   'whitening/min_weight': 'least weight',
   'whitening/negative': 'rows with a negative weight',
+  'whitening/floored': 'rows with a floored eigenvalue',
 }
 PAIRS = (
   'correct~length',

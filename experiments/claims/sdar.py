@@ -19,12 +19,9 @@ import ml_collections
 
 from experiments.claims import options, paired, runs, sdar_report
 from experiments.configs import sdar_alfworld, sft_alfworld
+from jaxagent import registry
 
-_SETTING = flags.DEFINE_enum(
-  'setting', 'generated', ['generated', 'real'], 'Which games.'
-)
 _DATA = flags.DEFINE_string('data', '', 'Real games; see above.')
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/sdar', 'Of the runs.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'sdar'
 
@@ -191,11 +188,15 @@ def summarize(setting: str) -> str:
 
 def main(_):
   logging.set_verbosity(logging.WARNING)
-  setting = _SETTING.value
+  setting = registry.one_of(
+    'setting', options.SETTING.value or 'generated', ARMS_OF
+  )
   if setting == 'real' and not (_DATA.value or options.SUMMARY.value):
     raise app.UsageError('--setting=real needs --data=FOLDER.')
   if not options.SUMMARY.value:
-    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    workdir = pathlib.Path(
+      options.WORKDIR.value or 'runs/claims/sdar'
+    ).resolve()
     for seed in map(int, options.SEEDS.value):
       for arm in options.ARMS.value or ARMS_OF[setting]:
         run_arm(setting, _DATA.value, arm, seed, workdir)
