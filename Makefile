@@ -37,8 +37,7 @@ claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
 	$(RUN) -m experiments.claims.fg2_gdn
 	$(RUN) -m experiments.claims.rdpo --study=synthetic
-	for setting in equal scaled loud; do \
-	  $(RUN) -m experiments.claims.rdpo --setting=$$setting || exit 1; done
+	for s in equal scaled loud; do $(RUN) -m experiments.claims.rdpo --setting=$$s || exit; done
 	$(RUN) -m experiments.claims.aopd
 
 bench: $(STAMP)  ## Speed ratios: environments and kernels.

@@ -27,7 +27,6 @@ from experiments.claims import aopd_report, aopd_signal, options, runs
 from experiments.configs import aopd_chains, sft_chains
 
 _STARTS = flags.DEFINE_list('starts', [], 'Students; all by default.')
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/aopd', 'Of the runs.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'aopd'
 
@@ -179,7 +178,9 @@ def warm(start: str, workdir: pathlib.Path):
 def main(_):
   logging.set_verbosity(logging.WARNING)
   if not options.SUMMARY.value:
-    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    workdir = pathlib.Path(
+      options.WORKDIR.value or 'runs/claims/aopd'
+    ).resolve()
     starts = _STARTS.value or tuple(STARTS)
     for start in starts:
       path = RESULTS / f'signal_{start}.json'

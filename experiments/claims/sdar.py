@@ -17,14 +17,11 @@ import pathlib
 from absl import app, flags, logging
 import ml_collections
 
-from experiments.claims import options, paired, runs
+from experiments.claims import options, paired, runs, sdar_report
 from experiments.configs import sdar_alfworld, sft_alfworld
+from jaxagent import registry
 
-_SETTING = flags.DEFINE_enum(
-  'setting', 'generated', ['generated', 'real'], 'Which games.'
-)
 _DATA = flags.DEFINE_string('data', '', 'Real games; see above.')
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/sdar', 'Of the runs.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'sdar'
 
@@ -53,6 +50,7 @@ CLAIMS = (
     '(c) SDAR loses less than Skill-GRPO without skills',
     'sdar',
     'skill_grpo',
+    'less',
     of='loss',
   ),
   paired.Claim('(d) ten times the weight hurts', 'sdar', 'sdar_weight_0.1'),
@@ -174,7 +172,7 @@ def summarize(setting: str) -> str:
   """
   results = runs.load(RESULTS / setting)
   splits = [s for s in results[0]['evaluations']['before'] if '+' not in s]
-  text = paired.report(
+  text = sdar_report.report(
     results,
     title=f'SDAR and its baselines, {setting} games',
     splits=splits,
@@ -190,11 +188,15 @@ def summarize(setting: str) -> str:
 
 def main(_):
   logging.set_verbosity(logging.WARNING)
-  setting = _SETTING.value
+  setting = registry.one_of(
+    'setting', options.SETTING.value or 'generated', ARMS_OF
+  )
   if setting == 'real' and not (_DATA.value or options.SUMMARY.value):
     raise app.UsageError('--setting=real needs --data=FOLDER.')
   if not options.SUMMARY.value:
-    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    workdir = pathlib.Path(
+      options.WORKDIR.value or 'runs/claims/sdar'
+    ).resolve()
     for seed in map(int, options.SEEDS.value):
       for arm in options.ARMS.value or ARMS_OF[setting]:
         run_arm(setting, _DATA.value, arm, seed, workdir)
