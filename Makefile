@@ -36,6 +36,9 @@ test-slow: $(STAMP)-tpu  ## The tests that take minutes.
 claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.sdar
 	$(RUN) -m experiments.claims.fg2_gdn
+	$(RUN) -m experiments.claims.rdpo --study=synthetic
+	for s in equal scaled loud; do $(RUN) -m experiments.claims.rdpo --setting=$$s || exit; done
+	$(RUN) -m experiments.claims.aopd
 
 bench: $(STAMP)  ## Speed ratios: environments, kernels, methods.
 	$(RUN) -m experiments.bench envs

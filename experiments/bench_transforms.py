@@ -10,7 +10,7 @@ one application of each reward transform, by itself and with what is logged of
 it, and all that the loop does from rewards to advantages (`credit`), against
 one update: forward, backward and optimizer over all microbatches.
 
-`--cases` are sizes of `aopd_sums.py`: the update under GRPO, OPD and AOPD, the
+`--cases` are sizes of `aopd_chains.py`: the update under GRPO, OPD and AOPD, the
 pass of the teacher that AOPD and OPD run before it, and one forward pass of
 teacher and of student. Beside the time there is the memory that the compiler
 reserves for temporaries, also with smaller chunks of the vocabulary's product,
@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import bench_sparse, run
-from experiments.configs import aopd_sums, rdpo_mixed, sft_sums
+from experiments.configs import aopd_chains, rdpo_mixed, sft_chains
 from jaxagent import losses, rewards, types
 from jaxagent.models import logprobs, sharding
 from jaxagent.rewards import diagnostics
@@ -54,8 +54,8 @@ TRANSFORMS = {
 }
 LOSSES = {
   'GRPO': dict(name='grpo', kl_weight=0.0),
-  'OPD': aopd_sums.METHODS['opd'],
-  'AOPD': aopd_sums.METHODS['aopd'],
+  'OPD': aopd_chains.METHODS['opd'],
+  'AOPD': aopd_chains.METHODS['aopd'],
 }
 CHUNK = 64  # action tokens at once, for memory; the config has more
 TOLERANCE = 1e-4  # relative
@@ -79,7 +79,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-  'sums': Case(vocab=1024, rows=64, length=24, acting=8, microbatch=16),
+  'chains': Case(vocab=1024, rows=64, length=40, acting=9, microbatch=16),
   'small': Case(vocab=1024, rows=8, length=128, acting=127, microbatch=8),
   'large': Case(vocab=49_152, rows=8, length=128, acting=127, microbatch=8),
 }
@@ -223,7 +223,7 @@ def distillation_row(case: Case, *, repeats: int = 7) -> dict[str, Any]:
   """Times and sizes one case: updates, passes of the teacher, forward passes.
 
   Args:
-    case: of the batch; student and teacher are those of `sft_sums.py`, neither
+    case: of the batch; student and teacher are those of `sft_chains.py`, neither
       trained. Its tokens are drawn at random.
     repeats: of each arm, after one that does not count.
 
@@ -236,7 +236,7 @@ def distillation_row(case: Case, *, repeats: int = 7) -> dict[str, Any]:
   Raises:
     AssertionError: the naive update differs by more than `TOLERANCE`.
   """
-  setups = {name: _sums(case, loss) for name, loss in LOSSES.items()}
+  setups = {name: _chains(case, loss) for name, loss in LOSSES.items()}
   aopd = setups['AOPD']
   student, teacher = aopd.passes.policy, aopd.passes.teacher
   batch = _random_batch(case)
@@ -268,13 +268,13 @@ def distillation_row(case: Case, *, repeats: int = 7) -> dict[str, Any]:
   }
 
 
-def _sums(case, loss) -> loop.Setup:
-  config = aopd_sums.get_config()
+def _chains(case, loss) -> loop.Setup:
+  config = aopd_chains.get_config()
   config.loss = loss
   config.train.microbatch = case.microbatch
   for section, arg in ((config.model, ''), (config.teacher, 'teacher')):
     section.init = 'tiny_qwen3'
-    section.overrides = sft_sums.get_config(arg).model.overrides
+    section.overrides = sft_chains.get_config(arg).model.overrides
     section.overrides.vocab = case.vocab
   return build.from_config(config.to_dict())
 

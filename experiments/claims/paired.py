@@ -1,13 +1,12 @@
-"""Arms that share seeds: a table, a figure, paired differences."""
+"""Arms that share seeds: paired differences, and verdicts on claims."""
 
 from collections.abc import Callable, Mapping, Sequence
-import pathlib
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from jaxagent.report import curves, markdown
+from jaxagent.report import markdown
 from jaxagent.training import metrics
+
+Value = Callable[[Mapping, str], float]  # of a result, by the measure's name
 
 
 class Claim(NamedTuple):
@@ -15,210 +14,108 @@ class Claim(NamedTuple):
 
   Attributes:
     text: the claim.
-    arm: should do better, or equally well.
+    arm: should have more of the measure, or less, or as much.
     other: than this.
-    expected: 'better' or 'equal'.
-    of: 'success' without skills, or what it loses when skills are taken
-      away, 'loss', where less is better.
+    expected: of the first beside the second.
+    of: name of the measure.
   """
 
   text: str
   arm: str
   other: str
-  expected: Literal['better', 'equal'] = 'better'
-  of: Literal['success', 'loss'] = 'success'
+  expected: Literal['more', 'less', 'equal'] = 'more'
+  of: str = 'success'
 
 
-def final(result: Mapping, split: str, when: str = 'after') -> float:
-  """Success of one result on a split."""
-  return result['evaluations'][when][split]['success']
-
-
-def paired_difference(
-  results: Sequence[Mapping],
-  arm: str,
-  baseline: str,
-  split: str,
-  value: Callable[[Mapping, str], float] = final,
+def difference(
+  results: Sequence[Mapping], arm: str, other: str, of: str, value: Value
 ) -> metrics.Interval | None:
-  """Mean over seeds of arm minus baseline, with its t-interval.
+  """Mean over seeds of arm minus other, with its t-interval.
 
   Args:
-    value: of one result on a split; success after training by default.
+    results: with 'arm' and 'seed' each.
+    arm: one of them.
+    other: another one.
+    of: name of the measure.
+    value: the measure of one result.
 
   Returns:
     None where no seed has both.
   """
   by_seed = {
-    name: {r['seed']: value(r, split) for r in results if r['arm'] == name}
-    for name in (arm, baseline)
+    name: {r['seed']: value(r, of) for r in results if r['arm'] == name}
+    for name in (arm, other)
   }
-  seeds = sorted(by_seed[arm].keys() & by_seed[baseline].keys())
+  seeds = sorted(by_seed[arm].keys() & by_seed[other].keys())
   if not seeds:
     return None
   return metrics.mean_interval(
-    [by_seed[arm][seed] - by_seed[baseline][seed] for seed in seeds]
+    [by_seed[arm][seed] - by_seed[other][seed] for seed in seeds]
   )
 
 
-def report(
-  results: Sequence[Mapping],
-  *,
-  title: str,
-  splits: Sequence[str],
-  baseline: str,
-  arms: Sequence[str],
-  gate: float,
-  figure: pathlib.Path,
-  claims: Sequence[Claim] = (),
-) -> str:
-  """Markdown of everything that the result files say; draws the figure.
-
-  Args:
-    results: what `sdar.run_arm` writes.
-    title: headline.
-    splits: evaluated without skills; the figure shows the first.
-    baseline: arm that the others are compared with.
-    arms: in the order to show; those without a result are left out.
-    gate: least worth of the skills before RL.
-    figure: PNG to write.
-    claims: judged on the first split, each by its paired difference.
-  """
-  arms = [a for a in arms if any(r['arm'] == a for r in results)]
-  of_arm = {a: [r for r in results if r['arm'] == a] for a in arms}
-  first = splits[0]
-  curves.compare(
-    {
-      'no RL': [final(r, first, 'before') for r in of_arm[arms[0]]],
-      **{a: [final(r, first) for r in of_arm[a]] for a in arms},
-    },
-    figure,
-    label=f'success without skills, {first}',
-    baseline=baseline if baseline in arms else None,
-    title=title,
-  )
-  lines = [
-    f'# {title}',
-    _start(results[0], first, gate),
-    f'![Success of each arm]({figure.name})',
-    '## Success after training, evaluated without skills',
-    _success(of_arm, splits, baseline, results),
-    *_verdicts(claims, results, first),
-    '## With skills in the prompt, and what training did',
-    _mechanism(of_arm, first),
-    '## Where it was run',
-    _where(results),
-  ]
-  return '\n\n'.join(lines) + '\n'
-
-
-def _start(result, split, gate):
-  before = result['evaluations']['before']
-  plain = before[split]
-  shown = before.get(f'{split}+skills')
-  text = (
-    f'Before RL: {_percent(plain["success"])} without skills'
-    f' (n = {plain["n"]} held-out games)'
-  )
-  if shown is None:
-    return text + '.'
-  gap = shown['success'] - plain['success']
-  verdict = 'passed' if gap >= gate else 'NOT passed'
-  return (
-    f'{text}, {_percent(shown["success"])} with. Start gate (skills are worth'
-    f' at least {_percent(gate)}): {_percent(gap)}, {verdict}.'
-  )
-
-
-def _success(of_arm, splits, baseline, results):
-  head = ['arm', 'seeds']
-  for split in splits:
-    head += [f'{split}: mean [95 % t]', f'{split}: minus {baseline} [95 % t]']
-  rows = []
-  for arm, runs in of_arm.items():
-    row = [arm, str(len(runs))]
-    for split in splits:
-      row.append(_interval([final(r, split) for r in runs]))
-      difference = paired_difference(results, arm, baseline, split)
-      shown = '–' if arm == baseline or difference is None else None
-      row.append(shown or _signed(difference))
-    rows.append(row)
-  return markdown.table(head, rows)
-
-
-def _verdicts(claims, results, split):
-  """A section, or nothing where no claim has results."""
-  rows = []
-  for claim in claims:
-    value = _lost if claim.of == 'loss' else final
-    got = paired_difference(results, claim.arm, claim.other, split, value)
-    if got is not None:
-      rows.append([claim.text, _signed(got), _verdict(claim, got)])
-  if not rows:
-    return []
-  head = ['claim', f'difference, {split} [95 % t]', 'here']
-  return ['## The claims, one by one', markdown.table(head, rows)]
-
-
-def _verdict(claim, got):
+def verdict(expected: str, got: metrics.Interval) -> str:
+  """What a difference says of a claim: nothing where its interval has 0."""
   if got.n < 2:
     return 'one seed: open'
   if got.low <= 0 <= got.high:
-    return 'not told apart' + (
-      ', as expected' if claim.expected == 'equal' else ''
-    )
-  if claim.expected == 'equal':
-    return 'contradicted'
-  better = got.mean < 0 if claim.of == 'loss' else got.mean > 0
-  return 'shown' if better else 'contradicted'
+    return 'not told apart' + (', as expected' if expected == 'equal' else '')
+  found = 'more' if got.mean > 0 else 'less'
+  return 'shown' if found == expected else 'contradicted'
 
 
-def _lost(result, split):
-  """What taking the skills away costs after training."""
-  return final(result, f'{split}+skills') - final(result, split)
+def points(interval: metrics.Interval, of: str = '') -> str:
+  """A difference of shares as points of percent, whatever they are of."""
+  del of
+  return text(interval, sign='+', unit='')
 
 
-def _mechanism(of_arm, split):
-  head = [
-    'arm', 'with skills, before', 'with skills, after',
-    'gap first → last', 'gate first → last', 'gate > 0.5 first → last',
-    'live groups first → last', 'success in training, last 10',
-    'minutes a run',
-  ]  # fmt: skip
+def judge(
+  claims: Sequence[Claim],
+  results: Sequence[Mapping],
+  value: Value,
+  show: Callable[[metrics.Interval, str], str] = points,
+) -> list[list[str]]:
+  """Rows of a table: claim, difference, verdict.
+
+  Args:
+    claims: those without results are left out.
+    results: see `difference`.
+    value: the measure of one result.
+    show: writes a difference of a measure.
+  """
   rows = []
-  for arm, runs in of_arm.items():
-    shown = f'{split}+skills'
-    rows.append(
-      [
-        arm,
-        _mean([final(r, shown, 'before') for r in runs]),
-        _mean([final(r, shown) for r in runs]),
-        _ends(runs, '/gap'),
-        _ends(runs, '/gate'),
-        _ends(runs, '/gate_open'),
-        _ends(runs, 'groups/live'),
-        _mean([np.mean(r['curves']['reward/success'][-10:]) for r in runs]),
-        f'{np.mean([r["seconds"] for r in runs]) / 60:.1f}',
-      ]
-    )
-  return markdown.table(head, rows)
+  for claim in claims:
+    got = difference(results, claim.arm, claim.other, claim.of, value)
+    if got is not None:
+      said = verdict(claim.expected, got)
+      rows.append([claim.text, show(got, claim.of), said])
+  return rows
 
 
-def _ends(runs, ending):
-  """Mean of the first and of the last ten steps of a curve."""
-  pairs = []
-  for run in runs:
-    for name, values in run['curves'].items():
-      if name.endswith(ending) and values:
-        pairs.append((np.mean(values[:10]), np.mean(values[-10:])))
-        break
-  if not pairs:
-    return '–'
-  first, last = np.mean(pairs, axis=0)
-  return f'{first:.2f} → {last:.2f}'
+def text(
+  interval: metrics.Interval,
+  *,
+  sign: str = '',
+  scale: int = 100,
+  digits: int = 1,
+  unit: str = ' %',
+) -> str:
+  """Such as '12.3 % [10.0, 14.6]'; of one seed the mean alone.
+
+  Args:
+    sign: '+' also shows that of positive numbers.
+    scale: what numbers are multiplied by.
+    digits: behind the point.
+    unit: behind the mean.
+  """
+  form = f'{{:{sign}.{digits}f}}'
+  mean, low, high = (form.format(scale * x) for x in interval[:3])
+  return f'{mean}{unit}' + (f' [{low}, {high}]' if interval.n > 1 else '')
 
 
-def _where(results):
+def where(results: Sequence[Mapping]) -> str:
+  """A table of the circumstances in which the results came about."""
   rows = sorted(
     {
       (
@@ -234,30 +131,3 @@ def _where(results):
   return markdown.table(
     ['commit', 'hardware', 'Python', 'jax', 'command'], rows
   )
-
-
-def _interval(values):
-  interval = metrics.mean_interval(values)
-  if interval.n == 1:
-    return _percent(interval.mean)
-  return (
-    f'{_percent(interval.mean)}'
-    f' [{100 * interval.low:.1f}, {100 * interval.high:.1f}]'
-  )
-
-
-def _signed(interval):
-  if interval.n == 1:
-    return f'{100 * interval.mean:+.1f}'
-  return (
-    f'{100 * interval.mean:+.1f}'
-    f' [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]'
-  )
-
-
-def _percent(value):
-  return f'{100 * value:.1f} %'
-
-
-def _mean(values):
-  return _percent(float(np.mean(values)))

@@ -6,6 +6,7 @@ import pathlib
 
 from matplotlib import figure as figure_lib
 
+from experiments.claims import paired
 from jaxagent.report import curves, markdown
 from jaxagent.training import metrics
 
@@ -113,14 +114,8 @@ def _rows(by_arm, arms, sizes):
 def _interval(values, sizes, sign):
   got = metrics.mean_interval(values)
   if _measure(sizes) == 'loss':
-    form, scale, unit = f'{{:{sign}.4f}}', 1, ''
-  else:
-    form, scale, unit = f'{{:{sign}.1f}}', 100, ' %'
-  text = form.format(scale * got.mean) + unit
-  if got.n == 1:
-    return text
-  low, high = (form.format(scale * x) for x in (got.low, got.high))
-  return f'{text} [{low}, {high}]'
+    return paired.text(got, sign=sign, scale=1, digits=4, unit='')
+  return paired.text(got, sign=sign)
 
 
 def _where(results):

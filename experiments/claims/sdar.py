@@ -12,22 +12,16 @@ Real games: FOLDER is the official download (`json_2.1.1`), or a folder of packe
 `alfworld_SPLIT.jsonl.xz` files; trained on `train`, reported on `valid_seen`.
 """
 
-import json
 import pathlib
 
 from absl import app, flags, logging
 import ml_collections
 
-from experiments import run
-from experiments.claims import options, paired
+from experiments.claims import options, paired, runs, sdar_report
 from experiments.configs import sdar_alfworld, sft_alfworld
-from jaxagent.training import metrics
+from jaxagent import registry
 
-_SETTING = flags.DEFINE_enum(
-  'setting', 'generated', ['generated', 'real'], 'Which games.'
-)
 _DATA = flags.DEFINE_string('data', '', 'Real games; see above.')
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/claims/sdar', 'Of the runs.')
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'sdar'
 
@@ -56,6 +50,7 @@ CLAIMS = (
     '(c) SDAR loses less than Skill-GRPO without skills',
     'sdar',
     'skill_grpo',
+    'less',
     of='loss',
   ),
   paired.Claim('(d) ten times the weight hurts', 'sdar', 'sdar_weight_0.1'),
@@ -65,6 +60,11 @@ CLAIMS = (
   paired.Claim('(f) skills by keyword beat random ones', 'sdar', 'sdar_random'),
   paired.Claim('(f) random skills beat none (GRPO)', 'sdar_random', 'grpo'),
 )
+# Kept of each run.
+CURVES = (
+  'reward/*', 'groups/*', 'policy/*', '*/gate', '*/gate_open', '*/gap', '*/k3',
+  '*gradient/norm',
+)  # fmt: skip
 GATE_TO_START = 0.15  # skills must be worth this much before any RL
 
 
@@ -132,13 +132,14 @@ def _real(config, data):
 
 def _warm_start(setting, data, workdir):
   """The folder of the warm model, which is trained unless it is there."""
-  folder = workdir / setting / 'warm_start'
-  if not (folder / 'report.md').exists():  # written last
+
+  def config():
     before = ''
     if setting == 'real':
       before = str(_warm_start('generated', '', workdir))
-    run.run(warm_config(setting, data, before), folder)
-  return folder / 'model'
+    return warm_config(setting, data, before)
+
+  return runs.warm_start(config, workdir / setting / 'warm_start')
 
 
 def run_arm(
@@ -149,27 +150,15 @@ def run_arm(
   if path.exists():
     return path
   model = _warm_start(setting, data, workdir)
-  folder = workdir / setting / f'{arm}_{seed}'
-  run.run(arm_config(setting, data, arm, seed, model), folder)
-  evaluations = json.loads((folder / 'evaluations.json').read_text())
-  columns = metrics.read(folder)
-  result = {
-    'setting': setting,
-    'arm': arm,
-    'seed': seed,
-    'evaluations': evaluations,
-    'curves': {
-      name: [round(float(x), 5) for x in columns[name] if x == x]
-      for name in sorted(columns)
-      if name.startswith(('reward/', 'groups/', 'policy/'))
-      or name.endswith(('/gate', '/gate_open', '/gap', '/k3', 'gradient/norm'))
-    },
-    'seconds': float(columns['time'][-1] - columns['time'][0]),
-    **json.loads((folder / 'meta.json').read_text()),  # from its start
-  }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(result, indent=1))
-  return path
+  return runs.record(
+    path,
+    arm_config(setting, data, arm, seed, model),
+    workdir / setting / f'{arm}_{seed}',
+    curves=CURVES,
+    setting=setting,
+    arm=arm,
+    seed=seed,
+  )
 
 
 def summarize(setting: str) -> str:
@@ -181,14 +170,9 @@ def summarize(setting: str) -> str:
   Raises:
     FileNotFoundError: there is no result yet.
   """
-  results = [
-    json.loads(path.read_text())
-    for path in sorted((RESULTS / setting).glob('*.json'))
-  ]
-  if not results:
-    raise FileNotFoundError(f'No result in {RESULTS / setting} yet.')
+  results = runs.load(RESULTS / setting)
   splits = [s for s in results[0]['evaluations']['before'] if '+' not in s]
-  text = paired.report(
+  text = sdar_report.report(
     results,
     title=f'SDAR and its baselines, {setting} games',
     splits=splits,
@@ -204,11 +188,15 @@ def summarize(setting: str) -> str:
 
 def main(_):
   logging.set_verbosity(logging.WARNING)
-  setting = _SETTING.value
+  setting = registry.one_of(
+    'setting', options.SETTING.value or 'generated', ARMS_OF
+  )
   if setting == 'real' and not (_DATA.value or options.SUMMARY.value):
     raise app.UsageError('--setting=real needs --data=FOLDER.')
   if not options.SUMMARY.value:
-    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    workdir = pathlib.Path(
+      options.WORKDIR.value or 'runs/claims/sdar'
+    ).resolve()
     for seed in map(int, options.SEEDS.value):
       for arm in options.ARMS.value or ARMS_OF[setting]:
         run_arm(setting, _DATA.value, arm, seed, workdir)

@@ -5,7 +5,8 @@
 
 Sums, instructions and both in one run (`jaxagent/envs/mixed.py`): each has its
 own set of the four rewards. Start from a policy that can write a reply:
-`--config.model.init=FOLDER`, made by `sft_mixed.py`.
+`--config.model.init=FOLDER`, made by `sft_mixed.py`. An update takes half a
+second on a CPU core; `experiments/claims/rdpo.py` reports what to expect.
 
 ARG: empty, or `debug`.
 The baselines, on the same run: `--config.rewards.transform.name=` gdpo,

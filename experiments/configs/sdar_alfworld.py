@@ -119,5 +119,5 @@ def _learning(config, debug):
     evaluate_first=True,
     checkpoint_every=2 if debug else 10,
     record_every=2 if debug else 25,
-    teacher='self',  # or 'initial', or 'external', see aopd_sums.py
+    teacher='self',  # or 'initial', or 'external', see aopd_chains.py
   )

@@ -55,7 +55,8 @@ def mahalanobis_whiten(
 
   Nothing bounds a weight (see above) from below: of two strongly correlated
   columns with unequal variances the wider one can get a negative weight, so
-  that more of that reward lowers the sum. `whitening/min_weight` is logged.
+  that more of that reward lowers the sum. `whitening/min_weight` is logged, and
+  as `whitening/correlation` that of the scores as they come.
 
   Args:
     alpha: weight of the new batch, in (0, 1].
@@ -119,7 +120,9 @@ def mahalanobis_whiten(
 
   def metrics(rewards, state):
     state = _update(state, rewards, alpha, skip_tied_groups)
-    return _metrics(roots(state), rewards.active)
+    found = _metrics(roots(state), rewards.active)
+    before = masked.correlation(rewards.values, rewards.active)
+    return found | {'whitening/correlation': before}
 
   return types.RewardTransform(init, apply, metrics)
 

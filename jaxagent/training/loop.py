@@ -221,7 +221,7 @@ class _Step:
     teacher_params = self.teacher(state)
     unembedding = jnp.copy(setup.passes.unembed_teacher(teacher_params))
     batch = update_lib.microbatches(trajectory, advantages, schedule.microbatch)
-    budget = _budget(batch.mask)
+    budget = budget_of(batch.mask)
     batch = _put(batch, self.mesh)
     with sharding.use(self.mesh):
       fixed = setup.passes.fixed(teacher_params, self.reference, batch, budget)
@@ -365,7 +365,7 @@ def _minibatches(batch, fixed, count):
     )
 
 
-def _budget(mask) -> int:
+def budget_of(mask) -> int:
   """A static size that holds the action positions of every microbatch."""
   most = int(np.asarray(mask).sum((1, 2)).max()) * jax.process_count()
   if jax.process_count() > 1:

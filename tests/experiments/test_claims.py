@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.claims import paired, sdar
+from experiments.claims import paired, sdar, sdar_report
 
 
 def result(arm, seed, after, before=0.2):
@@ -43,19 +43,22 @@ RESULTS = [
 
 
 def test_differences_are_paired_by_seed():
-  got = paired.paired_difference(RESULTS, 'sdar', 'grpo', 'seen')
+  got = paired.difference(RESULTS, 'sdar', 'grpo', 'seen', sdar_report.final)
   values = np.array([0.05, 0.07, 0.06])
   half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
   assert got.n == 3
   np.testing.assert_allclose(
     [got.mean, got.low, got.high], [0.06, 0.06 - half, 0.06 + half], rtol=1e-5
   )
-  assert paired.paired_difference(RESULTS, 'absent', 'grpo', 'seen') is None
+  absent = paired.difference(
+    RESULTS, 'absent', 'grpo', 'seen', sdar_report.final
+  )
+  assert absent is None
 
 
 def test_report_says_what_the_files_say(tmp_path):
   figure = tmp_path / 'figure.png'
-  text = paired.report(
+  text = sdar_report.report(
     RESULTS,
     title='A title',
     splits=['seen'],
@@ -70,7 +73,7 @@ def test_report_says_what_the_files_say(tmp_path):
   assert '0.25 → 0.50' in text and '1.00 → 0.50' in text
   assert 'never_run' not in text
   weak = [result('grpo', 0, 0.5, before=0.7)]
-  text = paired.report(
+  text = sdar_report.report(
     weak,
     title='t',
     splits=['seen'],
@@ -101,7 +104,7 @@ def test_finished_results_are_not_run_again(tmp_path, monkeypatch):
   path = tmp_path / 'generated' / 'grpo_0.json'
   path.parent.mkdir()
   path.write_text(json.dumps(RESULTS[0]))
-  monkeypatch.setattr(sdar.run, 'run', lambda *a: pytest.fail('was run'))
+  monkeypatch.setattr(sdar.runs.run, 'run', lambda *a: pytest.fail('was run'))
   assert sdar.run_arm('generated', '', 'grpo', 0, tmp_path / 'w') == path
 
 
@@ -116,13 +119,14 @@ def test_finished_results_are_not_run_again(tmp_path, monkeypatch):
       paired.Claim('x', 'noisy', 'grpo', 'equal'),
       'not told apart, as expected',
     ),
-    (paired.Claim('x', 'sdar', 'grpo', of='loss'), 'shown'),
+    (paired.Claim('x', 'sdar', 'grpo', 'less', of='loss'), 'shown'),
+    (paired.Claim('x', 'sdar', 'grpo', 'less'), 'contradicted'),
     (paired.Claim('x', 'once', 'grpo'), 'one seed: open'),
   ],
 )
 def test_verdicts_follow_the_interval(claim, verdict, tmp_path):
   noisy = [result('noisy', 0, 0.9), result('noisy', 1, 0.2)]
-  text = paired.report(
+  text = sdar_report.report(
     [*RESULTS, *noisy, result('once', 1, 0.7)],
     title='t',
     splits=['seen'],
@@ -137,7 +141,7 @@ def test_verdicts_follow_the_interval(claim, verdict, tmp_path):
 
 
 def test_claims_without_results_are_left_out(tmp_path):
-  text = paired.report(
+  text = sdar_report.report(
     RESULTS,
     title='t',
     splits=['seen'],

@@ -127,6 +127,9 @@ def test_whitened_scores_have_the_identity_as_covariance(make_columns):
   got, _, metrics = applied(rewards)
   np.testing.assert_allclose(np.cov(got.T), np.eye(3), atol=1e-4)
   assert metrics['whitening/floored'] == 0
+  before = metrics['whitening/correlation']
+  assert before[0, 1] == pytest.approx(0.5, abs=1e-3)  # 1 / sqrt(4 1)
+  assert before[0, 2] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_first_batch_is_the_covariance_and_the_rest_is_averaged(
@@ -326,6 +329,7 @@ def test_metrics_are_of_the_rows_that_exist(make_columns):
   share = 4 / 6 if negative < 0 else 0
   assert metrics['whitening/negative'] == pytest.approx(share)
   _, _, metrics = applied(make_columns(values, active=False))
+  assert np.isnan(metrics.pop('whitening/correlation')).all()
   assert all(np.isfinite(x) for x in metrics.values())
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -121,10 +123,11 @@ def test_layout_grows_by_buckets_and_says_what_is_too_long():
     layout.assemble([episode(17)])
 
 
-def outcome(success, kind, status=types.Status.DONE):
+def outcome(success, kind, status=types.Status.DONE, **rewards):
+  rewards = {'success': success, **rewards}
   return host_lib.Episode(
     protocol.Task(0, 0, 0, 0),
-    protocol.Outcome({'success': success}, status, info={'task_type': kind}),
+    protocol.Outcome(rewards, status, info={'task_type': kind}),
     (),
   )
 
@@ -142,6 +145,39 @@ def test_summary_leaves_failed_environments_out():
   assert summary['by_type']['a']['success'] == 0.5
   assert summary['by_type']['b']['n'] == 1
   assert 0 < summary['low'] < 2 / 3 < summary['high'] < 1
+
+
+def test_pass_at_k_counts_tasks_that_one_of_k_episodes_solves():
+  def played(group, success, status=types.Status.DONE):
+    episode = outcome(success, 'a', status)
+    task = dataclasses.replace(episode.task, group=group)
+    return dataclasses.replace(episode, task=task)
+
+  episodes = [
+    played(0, 1.0), played(0, 0.0),
+    played(1, 0.0), played(1, 0.0),
+    played(2, 1.0), played(2, 1.0),
+    played(3, 1.0), played(3, 1.0, types.Status.ENV_ERROR),
+  ]  # fmt: skip
+  summary = evaluation.summarize(episodes)
+  assert summary['k'] == 2 and summary['n'] == 7
+  assert summary['pass_at_k'] == pytest.approx(2 / 3)
+  once = evaluation.summarize([played(0, 1.0), played(1, 0.0)])
+  assert 'k' not in once and 'pass_at_k' not in once
+
+
+def test_summary_has_the_mean_of_each_reward_where_it_is():
+  episodes = [
+    outcome(1.0, 'a', length=0.5),
+    outcome(0.0, 'a', length=0.2),
+    outcome(1.0, 'b', style=0.4),
+    outcome(0.0, 'b', types.Status.ENV_ERROR, style=0.0),
+  ]
+  summary = evaluation.summarize(episodes)
+  assert summary['rewards'] == pytest.approx(
+    {'success': 2 / 3, 'length': 0.35, 'style': 0.4}
+  )
+  assert summary['by_type']['b']['rewards'] == {'success': 1.0, 'style': 0.4}
 
 
 def test_records_show_every_token(tmp_path):
