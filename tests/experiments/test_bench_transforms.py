@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 from experiments import bench, bench_transforms
-from experiments.configs import rdpo_mixed, sft_sums
+from experiments.configs import rdpo_mixed, sft_chains
 
 # More tokens than meet the vocabulary at once.
 CASE = bench_transforms.CASES['small']._replace(vocab=4096)
@@ -33,7 +33,7 @@ def row():
     return config
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sft_sums, 'get_config', one_layer)
+    patch.setattr(sft_chains, 'get_config', one_layer)
     return bench_transforms.distillation_row(CASE, repeats=1)
 
 
