@@ -45,7 +45,7 @@ class Start(NamedTuple):
   stages: tuple[str, ...] = ('first', 'second')
 
 
-# Weak and strong are about 20 % and 60 % of the teacher's sums.
+# Weak is about a fifth, strong four fifths of the teacher's sums.
 STARTS = {
   'weak': Start(340),
   'strong': Start(520),

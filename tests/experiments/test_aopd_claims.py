@@ -14,7 +14,11 @@ RARE = [0.0] * 30 + [0.6] * 70
 
 def evaluations(sums, products):
   return {
-    'test_sum': {'success': sums, 'pass_at_k': sums + 0.1},
+    'test_sum': {
+      'success': sums,
+      'pass_at_k': sums + 0.1,
+      'rewards': {'rare': 0.65},
+    },
     'test_product': {'success': products, 'pass_at_k': products + 0.1},
   }
 
