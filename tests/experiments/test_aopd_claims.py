@@ -6,7 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from experiments.claims import aopd, aopd_report, aopd_signal
+from experiments.claims import (
+  aopd,
+  aopd_report,
+  aopd_signal,
+  aopd_smollm2,
+)
 from experiments.configs import aopd_chains
 
 RARE = [0.0] * 30 + [0.6] * 70
@@ -173,3 +178,25 @@ def test_every_start_has_its_warm_up():
   assert weak.train.steps < strong.train.steps == hole.train.steps
   assert hole.env.rare < 0.01 < weak.env.rare == strong.env.rare
   assert aopd.teacher_config().env.rare > weak.env.rare
+
+
+def test_table_of_real_weights(tmp_path, monkeypatch):
+  monkeypatch.setattr(aopd_smollm2, 'RESULTS', tmp_path / 'smol')
+  with pytest.raises(FileNotFoundError, match='No result'):
+    aopd_smollm2.summarize()
+  share = dict(low=0.2, high=0.4)
+  (tmp_path / 'smol').mkdir()
+  for arm, after in (('opd', 0.5), ('specialist', 0.9)):
+    told = result(arm, 0, 0.0) | {
+      'evaluations': {
+        'before': {'test': {'success': 0.3125, **share}},
+        'after': {'test': {'success': after, **share}},
+      },
+      'seconds': 600.0,
+    }
+    told['curves']['evaluation/test/success'] = [0.3125, after]
+    (tmp_path / 'smol' / f'{arm}.json').write_text(json.dumps(told))
+  lines = aopd_smollm2.summarize().splitlines()
+  rows = [x for x in lines if x.startswith(('| opd', '| specialist'))]
+  assert rows[0].startswith('| specialist | 31.2% [20.0, 40.0] | 90.0%')
+  assert '| 31 → 50 | 0.50 | 10 |' in rows[1]
