@@ -132,7 +132,9 @@ ABOUT = {
   'scaled': (
     'RDPO: length counts tenfold',
     'As with equal scales, but for length in [0, 10]. GDPO, its halves and RDPO'
-    ' do not depend on scales: their runs are those with equal scales.',
+    ' do not depend on scales: their runs are those with equal scales. A wrong'
+    ' sum has no length to gain, so that even the louder reward mostly says'
+    ' whether the sum is right.',
   ),
   'loud': (
     'RDPO: the noisy judge counts tenfold',

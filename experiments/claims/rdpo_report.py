@@ -116,6 +116,8 @@ def report(
   if rows:
     lines += [
       '## The claims, one by one',
+      f'{_noise(results)} Of these {len(rows)} intervals one in twenty misses'
+      ' the truth by chance.',
       markdown.table(['claim', 'difference [95 % t]', 'here'], rows),
     ]
   lines += ['## Where it was run', paired.where(results)]
@@ -132,6 +134,16 @@ def _start(results):
     if split in before
   ]
   return f'Before RL: {"; ".join(parts)}.'
+
+
+def _noise(results):
+  one = results[0]['evaluations']['after']['test']['by_type']['instruction']
+  error = (one['success'] * (1 - one['success']) / one['n']) ** 0.5
+  return (
+    f'A success after training is of {one["n"]} replies, which alone leaves it'
+    f' a standard error of {100 * error:.1f} points; with few seeds an interval'
+    ' can be narrower than that by luck.'
+  )
 
 
 def _table(of_arm, measures):
