@@ -38,11 +38,13 @@ claims: $(STAMP)  ## The paper experiments; hours, resumable.
 	$(RUN) -m experiments.claims.fg2_gdn
 	$(RUN) -m experiments.claims.rdpo --study=synthetic
 	for s in equal scaled loud; do $(RUN) -m experiments.claims.rdpo --setting=$$s || exit; done
+	$(RUN) -m experiments.claims.aopd
 
-bench: $(STAMP)  ## Speed ratios: environments and kernels.
+bench: $(STAMP)  ## Speed ratios: environments, kernels, methods.
 	$(RUN) -m experiments.bench envs
 	$(RUN) -m experiments.bench kernels
 	$(RUN) -m experiments.bench sparse
+	$(RUN) -m experiments.bench transforms
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -218,12 +218,11 @@ def _rows(needs, shape, config, model, mesh):
     teacher_shift=array(jnp.int32) if teacher else None,
     teacher_mask=array(jnp.bool_) if teacher else None,
   )
-  hidden = needs & {'forward_kl', 'jsd', 'candidates'}
+  hidden = bool(needs & {'forward_kl', 'jsd', 'candidates'})
+  alone = 'teacher_logprobs' in needs and not hidden
   fixed = update_lib.Fixed(
-    *(
-      array(jnp.float32, length) if name in needs else None
-      for name in ('ref_logprobs', 'teacher_logprobs')
-    ),
+    array(jnp.float32, length) if 'ref_logprobs' in needs else None,
+    array(jnp.float32, length) if alone else None,
     array(model.dtype, length, model.hidden) if hidden else None,
   )
   return batch, fixed

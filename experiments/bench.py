@@ -5,6 +5,7 @@
     --engine-python=PYTHON --out=envs.json
   python -m experiments.bench kernels --peers=scan --lengths=1024,4096
   python -m experiments.bench sparse --lengths=1024,4096
+  python -m experiments.bench transforms
 
 `envs` plays ALFWorld games, each to the end of its walkthrough and on with
 random admissible commands. With an interpreter that has the original engine
@@ -14,7 +15,9 @@ whatever else the machine does slows both.
 
 `kernels` times the gated delta rules on one core; see `bench_kernels`.
 `sparse` times block-sparse against dense attention on one; see `bench_sparse`.
-Both keep finished rows, and their tables, in experiments/results.
+`transforms` times reward transforms and distillation against the update; see
+`bench_transforms`.
+These keep finished rows, and their tables, in experiments/results.
 """
 
 import argparse
@@ -27,7 +30,12 @@ import random
 import time
 from typing import Any
 
-from experiments import bench_kernels, bench_sparse, bench_tables
+from experiments import (
+  bench_kernels,
+  bench_sparse,
+  bench_tables,
+  bench_transforms,
+)
 from jaxagent.envs.alfworld import data, engine, world
 from jaxagent.envs.alfworld import env as env_lib
 from jaxagent.envs.alfworld import game as game_lib
@@ -168,6 +176,12 @@ COMMANDS = {
     bench_sparse.sparse,
     bench_sparse.RESULTS,
     bench_sparse.table,
+  ),
+  'transforms': (
+    bench_transforms.add_arguments,
+    bench_transforms.transforms,
+    bench_transforms.RESULTS,
+    bench_transforms.table,
   ),
 }
 

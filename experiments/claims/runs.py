@@ -1,6 +1,6 @@
 """Runs of arms that share a warm start: one result file each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import fnmatch
 import json
 import pathlib
@@ -58,6 +58,11 @@ def record(
     'seconds': float(columns['time'][-1] - columns['time'][0]),
     **json.loads((folder / 'meta.json').read_text()),  # from its start
   }
+  return write(path, result)
+
+
+def write(path: pathlib.Path, result: Mapping) -> pathlib.Path:
+  """Writes a result file, and its folder where that is absent."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(result, indent=1))
   return path

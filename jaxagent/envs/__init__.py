@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from jaxagent import registry
-from jaxagent.envs import arithmetic, base, mixed, questions, reasoning
+from jaxagent.envs import arithmetic, base, chains, mixed, questions, reasoning
 from jaxagent.envs.alfworld import env as alfworld
 
 
@@ -38,6 +38,7 @@ def from_config(
 ENVIRONMENTS: dict[str, Callable] = {
   'alfworld': alfworld.from_config,
   'arithmetic': arithmetic.from_config,
+  'chains': chains.from_config,
   'mixed': mixed.from_config,
   'questions': questions.from_config,
   'reasoning': reasoning.from_config,

@@ -10,11 +10,10 @@ import functools
 import re
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from jaxagent import registry
-from jaxagent.envs import base
+from jaxagent.envs import questions
 
 _INTEGER = re.compile(r'-?\d+')
 
@@ -26,6 +25,15 @@ class Sum:
   id: str
   a: int
   b: int
+  subject: str = 'sum'
+
+  @property
+  def question(self) -> str:
+    return f'What is {self.a} + {self.b}?'
+
+  @property
+  def answer(self) -> str:
+    return str(self.a + self.b)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,44 +72,21 @@ class Sums(Sequence[Sum]):
     return Sum(f'{self.split}/{index}', a + 1, b + 1)
 
 
-class ArithmeticEnv(gymnasium.Env[str, str]):
-  """Asks for one sum; `options={'game': index}` chooses which.
+def grade(asked_sum: Sum, asked: str, reply: str) -> questions.Grade:
+  """1 where the reply's last integer is the sum, else 0."""
+  del asked
+  found = [int(number[:9]) for number in _INTEGER.findall(reply)]
+  return questions.Grade(float(found[-1:] == [asked_sum.a + asked_sum.b]))
 
-  Reward 1 where the last integer of the answer is the sum, else 0; the episode
-  ends after one step.
-  """
 
-  metadata: dict[str, Any] = {'render_modes': []}
-
-  def __init__(self, sums: Sequence[Sum] | None = None):
-    self._sums = Sums() if sums is None else sums
-    self._sum = self._sums[0]
-    self.observation_space = base.text_space(256)
-    self.action_space = base.text_space(4096)
-
-  def reset(self, *, seed=None, options=None):
-    super().reset(seed=seed)
-    game = (options or {}).get('game')
-    if game is None:
-      game = self.np_random.integers(len(self._sums))
-    self._sum = self._sums[int(game)]
-    question = f'What is {self._sum.a} + {self._sum.b}?'
-    return question, {
-      'task': question,
-      'task_type': 'sum',
-      'game': self._sum.id,
-      'answer': str(self._sum.a + self._sum.b),
-    }
-
-  def step(self, action: str):
-    found = _INTEGER.findall(action)
-    right = bool(found) and int(found[-1]) == self._sum.a + self._sum.b
-    return 'Right.' if right else 'Wrong.', float(right), True, False, {}
+def make(sums: Sums) -> questions.QuestionEnv:
+  """Asks the sums, graded by `grade`."""
+  return questions.QuestionEnv(sums, grade=grade, instruction='')
 
 
 def from_config(
   config: Mapping[str, Any],
-) -> tuple[Sums, Callable[[], ArithmeticEnv]]:
+) -> tuple[Sums, Callable[[], questions.QuestionEnv]]:
   """Opens sums; options: `split`, `largest`, `seed`.
 
   Raises:
@@ -111,4 +96,4 @@ def from_config(
   for name in options:
     registry.one_of('option of sums', name, ('split', 'largest', 'seed'))
   sums = Sums(**options)
-  return sums, functools.partial(ArithmeticEnv, sums)
+  return sums, functools.partial(make, sums)

@@ -26,18 +26,19 @@ INSTRUCTION = 'Put the final answer in \\boxed{}.'
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-  """A reward from 0 to 1, and why."""
+  """A reward from 0 to 1, why, and further ones by their name."""
 
   reward: float
   reason: str = ''
+  rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class QuestionEnv(gymnasium.Env[str, str]):
   """Asks one question; `options={'game': index or id}` chooses which.
 
   The action is the whole reply; the episode ends with it. `info` after reset has
-  `task`, `task_type` and `game`, after the step `won` (a reward of 1) and
-  `reason`. The spaces are of printable ASCII, as everywhere here, though a
+  `task`, `task_type`, `game` and, where the question has one, `answer`; after
+  the step `won` (a reward of 1), `reason` and `rewards`. The spaces are of printable ASCII, as everywhere here, though a
   question may have other characters.
 
   Args:
@@ -76,11 +77,14 @@ class QuestionEnv(gymnasium.Env[str, str]):
     self._asked = '\n'.join(
       filter(None, (self._question.question.strip(), self._instruction))
     )
-    return self._asked, {
+    info = {
       'task': self._question.question,
       'task_type': self._question.subject,
       'game': self._question.id,
     }
+    if hasattr(self._question, 'answer'):
+      info['answer'] = self._question.answer
+    return self._asked, info
 
   def step(self, action: str):
     if self._question is None:
@@ -93,7 +97,7 @@ class QuestionEnv(gymnasium.Env[str, str]):
       grade.reward,
       True,
       False,
-      {'won': won, 'reason': grade.reason},
+      {'won': won, 'reason': grade.reason, 'rewards': dict(grade.rewards)},
     )
 
 

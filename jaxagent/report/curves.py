@@ -218,7 +218,7 @@ def _draw(
   if panel.log:
     axes.set_yscale('log')
   _limit(axes, panel.limits)
-  _tidy(axes)
+  tidy(axes)
   axes.set_title(panel.title, loc='left', fontsize=10.5, color=_INK)
   axes.set_ylabel(panel.unit, fontsize=8.5, color=_INK)
   axes.set_xlabel('step', fontsize=8.5, color=_INK)
@@ -280,7 +280,8 @@ def _limit(
     axes.set_ylim(low, top + 0.08 * (top - low) if high is None else high)
 
 
-def _tidy(axes: axes_lib.Axes) -> None:
+def tidy(axes: axes_lib.Axes) -> None:
+  """Takes away what says nothing: frame, ticks; leaves a light grid."""
   axes.grid(axis='y', color=_GRID, lw=0.8)
   axes.set_axisbelow(True)
   axes.tick_params(labelsize=8, length=0, colors=_INK)
@@ -308,6 +309,32 @@ def running_mean(
   low = np.maximum(at - half, 0)
   high = np.minimum(at + half + 1, values.size)
   return (sums[high] - sums[low]) / (high - low)
+
+
+def over_seeds(
+  axes: axes_lib.Axes,
+  at: Sequence | np.ndarray,
+  lines: Sequence[Sequence | np.ndarray],
+  index: int,
+  *,
+  label: str,
+) -> None:
+  """Draws the mean of the runs of an arm, and their range behind it.
+
+  Args:
+    axes: to draw on.
+    at: f[n], the steps.
+    lines: f[n] each, one a seed.
+    index: of the arm, for its colour; where colours run out, lines are dashed.
+    label: of the arm.
+  """
+  colour = COLOURS[index % len(COLOURS)]
+  style = '-' if index < len(COLOURS) else '--'
+  lines = np.asarray(lines, float)
+  axes.plot(at, lines.mean(0), style, color=colour, lw=1.6, label=label)
+  axes.fill_between(
+    at, lines.min(0), lines.max(0), color=colour, alpha=0.13, lw=0
+  )
 
 
 def compare(
@@ -360,7 +387,7 @@ def compare(
   axes.set_ylim(len(names) - 0.4, -0.6)
   if limits is not None:
     axes.set_xlim(*limits)
-  _tidy(axes)
+  tidy(axes)
   axes.grid(axis='y', visible=False)
   axes.grid(axis='x', color=_GRID, lw=0.8)
   axes.tick_params(axis='y', labelsize=9.5)

@@ -1,5 +1,6 @@
 """Success on fixed tasks, with intervals."""
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 
@@ -49,7 +50,9 @@ def summarize(
   Returns:
     `success`, `low`, `high`, `n`, `rewards` (the mean of each over those that
     have it), `env_errors`, mean `turns`, and `by_type` with the same first
-    five for each task type.
+    five for each task type. Where tasks are repeated, also `k`, the episodes
+    of a task, and `pass_at_k`, the share of tasks that one of them solves; a
+    task that lacks one is left out.
   """
   kept = [e for e in episodes if e.outcome.status != types.Status.ENV_ERROR]
   kinds = sorted({str(e.outcome.info.get('task_type', '')) for e in kept})
@@ -62,14 +65,31 @@ def summarize(
   }
   turns = [sum(len(row.turns) for row in e.rows) for e in kept]
   return _summary(kept, reward) | {
+    **_pass_at_k(kept, reward),
     'env_errors': len(episodes) - len(kept),
     'turns': float(np.mean(turns)) if turns else 0.0,
     'by_type': by_type,
   }
 
 
+def _pass_at_k(episodes, reward):
+  """Nothing where no task is repeated."""
+  of_task = collections.defaultdict(list)
+  for e in episodes:
+    of_task[e.task.group].append(_won(e, reward))
+  k = max(map(len, of_task.values()), default=1)
+  if k == 1:
+    return {}
+  whole = [any(wins) for wins in of_task.values() if len(wins) == k]
+  return {'k': k, 'pass_at_k': float(np.mean(whole))}
+
+
+def _won(episode, reward):
+  return episode.outcome.rewards.get(reward, 0.0) > 0.5
+
+
 def _summary(episodes, reward):
-  wins = sum(e.outcome.rewards.get(reward, 0.0) > 0.5 for e in episodes)
+  wins = sum(_won(e, reward) for e in episodes)
   interval = metrics_lib.proportion_interval(wins, len(episodes))
   rewards = [e.outcome.rewards for e in episodes]
   names = sorted({name for found in rewards for name in found})

@@ -144,6 +144,56 @@ def start(setup: Setup) -> tuple[Any, state_lib.TrainState]:
   return reference, sharding.shard(state, mesh)
 
 
+def make_credit(setup: Setup, mesh: jax.sharding.Mesh) -> Callable:
+  """A function `(trajectory, reward_state)`: from rewards to advantages.
+
+  All of it is compiled: op by op the statistics alone would take a fifth of the
+  time of a small model's update.
+
+  Returns:
+    A function to `(advantages, reward_state, metrics)`; advantages f32[B, T]
+    are of this process's rows, by statistics of all.
+  """
+  if setup.transform is None:
+    return lambda trajectory, reward_state: (
+      np.zeros(trajectory.tokens.shape, np.float32),
+      reward_state,
+      {},
+    )
+  transform = jax.jit(functools.partial(diagnostics.observe, setup.transform))
+  statistics = jax.jit(group.group_statistics)
+  estimate = jax.jit(setup.estimator)
+
+  def credit(trajectory, reward_state):
+    rows = trajectory.tokens.shape[0]
+    own = types.Rewards(
+      values=trajectory.rewards,
+      active=trajectory.active,
+      group=trajectory.group,
+      episode=trajectory.episode,
+      part=trajectory.part,
+    )
+    rewards = _gather(own)
+    # Every process has all rows, and computes the same by itself.
+    transformed, reward_state, found = transform(
+      rewards, local(reward_state, mesh)
+    )
+    reward_state = jax.tree.map(np.asarray, reward_state)
+    first = jax.process_index() * rows
+    mine = jax.tree.map(lambda x: x[first : first + rows], transformed)
+    advantages = np.asarray(estimate(trajectory, mine), np.float32)
+    shares = statistics(rewards)
+    metrics = {f'groups/{k}': float(v) for k, v in shares.items()}
+    metrics |= diagnostics.named(found, setup.reward_names)
+    acted = advantages[np.asarray(trajectory.action_mask)]
+    metrics['advantage/abs'] = (
+      float(np.abs(acted).mean()) if len(acted) else 0.0
+    )
+    return advantages, reward_state, metrics
+
+  return credit
+
+
 class _Step:
   """Compiled pieces of a step, and the step that strings them together."""
 
@@ -154,10 +204,7 @@ class _Step:
       setup.passes, setup.optimizer, setup.reduce
     )
     self.inspect = update_lib.make_inspect(setup.passes)
-    if setup.transform is not None:
-      self.transform = jax.jit(
-        functools.partial(diagnostics.observe, setup.transform)
-      )
+    self.credit = make_credit(setup, mesh)
 
   def __call__(self, state):
     setup, schedule = self.setup, self.setup.schedule
@@ -174,7 +221,7 @@ class _Step:
     teacher_params = self.teacher(state)
     unembedding = jnp.copy(setup.passes.unembed_teacher(teacher_params))
     batch = update_lib.microbatches(trajectory, advantages, schedule.microbatch)
-    budget = _budget(batch.mask)
+    budget = budget_of(batch.mask)
     batch = _put(batch, self.mesh)
     with sharding.use(self.mesh):
       fixed = setup.passes.fixed(teacher_params, self.reference, batch, budget)
@@ -204,36 +251,6 @@ class _Step:
     if self.setup.schedule.minibatches > 1:  # the update donates them
       return jax.tree.map(jnp.copy, state.params)
     return state.params
-
-  def credit(self, trajectory, reward_state):
-    """Advantages f32[B, T] of this process's rows, by statistics of all."""
-    shape = trajectory.tokens.shape
-    if self.setup.transform is None:
-      return np.zeros(shape, np.float32), reward_state, {}
-    own = types.Rewards(
-      values=trajectory.rewards,
-      active=trajectory.active,
-      group=trajectory.group,
-      episode=trajectory.episode,
-      part=trajectory.part,
-    )
-    rewards = _gather(own)
-    # Every process has all rows, and computes the same by itself.
-    transformed, reward_state, found = self.transform(
-      rewards, local(reward_state, self.mesh)
-    )
-    reward_state = jax.tree.map(np.asarray, reward_state)
-    first = jax.process_index() * shape[0]
-    mine = jax.tree.map(lambda x: x[first : first + shape[0]], transformed)
-    advantages = self.setup.estimator(trajectory, mine)
-    shares = group.group_statistics(rewards)
-    metrics = {f'groups/{k}': float(v) for k, v in shares.items()}
-    metrics |= diagnostics.named(found, self.setup.reward_names)
-    acted = np.asarray(advantages)[np.asarray(trajectory.action_mask)]
-    metrics['advantage/abs'] = (
-      float(np.abs(acted).mean()) if len(acted) else 0.0
-    )
-    return np.asarray(advantages, np.float32), reward_state, metrics
 
   def look(self, state, batch, fixed, unembedding, budget, rows, advantages):
     """What a person looks at: rows with numbers per token, gradient shares."""
@@ -348,7 +365,7 @@ def _minibatches(batch, fixed, count):
     )
 
 
-def _budget(mask) -> int:
+def budget_of(mask) -> int:
   """A static size that holds the action positions of every microbatch."""
   most = int(np.asarray(mask).sum((1, 2)).max()) * jax.process_count()
   if jax.process_count() > 1:

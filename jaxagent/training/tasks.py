@@ -1,6 +1,7 @@
 """Which games are played at a step: a function of the seed and the step."""
 
 from collections.abc import Sequence
+import functools
 
 import numpy as np
 
@@ -43,8 +44,7 @@ def training_tasks(
       continue
     deal = step * num_tasks + group
     epoch, position = divmod(deal, len(games))
-    order = np.random.default_rng((seed, epoch)).permutation(len(games))
-    game = int(order[position])
+    game = int(_order(len(games), seed, epoch)[position])
     for k in range(group_size):
       tasks.append(
         protocol.Task(
@@ -55,6 +55,12 @@ def training_tasks(
         )
       )
   return tasks
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count, seed, epoch):
+  """In which games are dealt; a shuffle of many takes milliseconds."""
+  return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def evaluation_tasks(

@@ -22,8 +22,9 @@ from jaxagent.models import logprobs
 from jaxagent.models import policy as policy_lib
 from jaxagent.training import state as state_lib
 
-# What a loss may read of a teacher, and which of it needs the teacher's
-# hidden states beside the current policy's.
+# What a loss may read of a teacher, and which of it needs the teacher's hidden
+# states beside the current policy's. All of it is then scored there, so that
+# the teacher meets the vocabulary once.
 OF_TEACHER = logprobs.OF_TEACHER | {'teacher_mask'}
 _PAIRED = logprobs.OF_TEACHER - {'teacher_logprobs'}
 
@@ -166,10 +167,11 @@ class Passes:
           rows.teacher_shift,
           rows.tokens.shape[1],
         )
-        if 'teacher_logprobs' in needs:
+        if not needs & _PAIRED:
           head = self.unembed_teacher(teacher_params)
           teacher = self.score(head, rows, hidden, budget).logprobs
-      return Fixed(ref, teacher, hidden if needs & _PAIRED else None)
+          hidden = None
+      return Fixed(ref, teacher, hidden)
 
     return jax.lax.map(one, batch)
 
@@ -178,17 +180,21 @@ class Passes:
   ) -> types.LossInputs:
     """What the loss reads of one microbatch; differentiable in `params`."""
     needs = self.loss.needs
-    paired, teacher = needs & _PAIRED, None
-    if paired:
+    asked, teacher = {'entropy'}, None
+    if needs & _PAIRED:
+      asked |= needs & logprobs.OF_TEACHER
       teacher = logprobs.Teacher(
         fixed.teacher_hidden,
         teacher_unembedding,
         jnp.zeros(rows.tokens.shape[:1], jnp.int32),
       )
     scores = self.score(
-      self.unembed(params), rows, self.hidden(params, rows), budget,
-      paired | {'entropy'}, teacher,
+      self.unembed(params), rows, self.hidden(params, rows), budget, asked,
+      teacher,
     )  # fmt: skip
+    teacher_logprobs = fixed.teacher_logprobs
+    if teacher_logprobs is None:
+      teacher_logprobs = scores.teacher_logprobs
     return types.LossInputs(
       logprobs=scores.logprobs,
       old_logprobs=rows.old_logprobs,
@@ -197,7 +203,7 @@ class Passes:
       step=step,
       entropy=scores.entropy,
       ref_logprobs=fixed.ref_logprobs,
-      teacher_logprobs=fixed.teacher_logprobs,
+      teacher_logprobs=teacher_logprobs,
       teacher_mask=rows.teacher_mask,
       forward_kl=scores.forward_kl,
       jsd=scores.jsd,
@@ -217,30 +223,28 @@ def _align(hidden, shift, length):
   return jnp.take_along_axis(hidden, at[:, :, None], axis=1)
 
 
-def make_update(
-  passes: Passes,
-  optimizer: optax.GradientTransformation,
-  reduce: Callable = base.token_mean,
+def make_gradient(
+  passes: Passes, reduce: Callable = base.token_mean
 ) -> Callable:
-  """The jitted step `(state, batch, fixed, teacher_unembedding, budget)`.
+  """A function `(params, batch, fixed, step, teacher_unembedding, budget)`.
 
   Totals and weights of microbatches are summed and divided once, so that any
-  split gives the gradient of the whole. A gradient that is not finite leaves
-  the state as it was, but for its step, and is counted in the metrics.
+  split gives the gradient of the whole.
 
   Returns:
-    A function to `(state, metrics)`; it donates the state's buffers.
+    A function to `(gradient, metrics)`, the gradient shaped as `params`.
   """
 
-  def total(params, rows, fixed, step, budget, teacher_unembedding):
+  def total(params, rows, fixed, step, teacher_unembedding, budget):
     inputs = passes.inputs(
       params, rows, fixed, step, budget, teacher_unembedding
     )
     out = passes.loss(inputs)
     loss = reduce(out.values, rows.mask)
-    # A metric of the loss is nan at a token that it does not speak of.
+    # A metric of the loss is nan at a token that it does not speak of. Terms
+    # are logged as means of the kind that the loss is, so that they add up.
     means = {
-      name: base.token_mean(value, rows.mask & ~jnp.isnan(value))
+      name: reduce(value, rows.mask & ~jnp.isnan(value))
       for name, value in out.metrics.items()
     } | {
       name: base.token_mean(value, rows.mask)
@@ -250,31 +254,50 @@ def make_update(
     worst = jnp.max(jnp.where(rows.mask, jnp.abs(ratio), 0))
     return loss.total, (loss, means, worst)
 
-  gradient = jax.grad(total, has_aux=True)
+  one_gradient = jax.grad(total, has_aux=True)
 
-  @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
-  def update(state, batch, fixed, teacher_unembedding, budget):
+  def gradient(params, batch, fixed, *rest):
     def one(sums, xs):
-      rows, rows_fixed = xs
-      grads, (loss, means, worst) = gradient(
-        state.params, rows, rows_fixed, state.step, budget, teacher_unembedding
-      )
-      return jax.tree.map(jnp.add, sums, grads), (loss, means, worst)
+      grads, found = one_gradient(params, *xs, *rest)
+      return jax.tree.map(jnp.add, sums, grads), found
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
     grads, (loss, means, worst) = jax.lax.scan(one, zeros, (batch, fixed))
     loss, means = jax.tree.map(lambda x: x.sum(0), (loss, means))
     weight = jnp.maximum(loss.weight, 1)
     grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-    new, norm, skipped = _apply(state, grads, optimizer)
     metrics = {name: mean.value() for name, mean in means.items()}
-    return new, metrics | {
+    return grads, metrics | {
       'loss': loss.value(),
-      'gradient/norm': norm,
-      'gradient/skipped': skipped,
       'policy/ratio_error': jnp.max(worst),
       'batch/action_tokens': jnp.sum(batch.mask),
     }
+
+  return gradient
+
+
+def make_update(
+  passes: Passes,
+  optimizer: optax.GradientTransformation,
+  reduce: Callable = base.token_mean,
+) -> Callable:
+  """The jitted step `(state, batch, fixed, teacher_unembedding, budget)`.
+
+  A gradient (see `make_gradient`) that is not finite leaves the state as it
+  was, but for its step, and is counted in the metrics.
+
+  Returns:
+    A function to `(state, metrics)`; it donates the state's buffers.
+  """
+  gradient = make_gradient(passes, reduce)
+
+  @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
+  def update(state, batch, fixed, teacher_unembedding, budget):
+    grads, metrics = gradient(
+      state.params, batch, fixed, state.step, teacher_unembedding, budget
+    )
+    new, norm, skipped = _apply(state, grads, optimizer)
+    return new, metrics | {'gradient/norm': norm, 'gradient/skipped': skipped}
 
   return update
 

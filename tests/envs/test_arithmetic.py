@@ -18,7 +18,7 @@ def test_splits_are_disjoint_and_together_all_sums():
 
 
 def test_environment_passes_gymnasium_check():
-  env = arithmetic.ArithmeticEnv()
+  env = arithmetic.make(arithmetic.Sums())
   env_checker.check_env(env, skip_render_check=True)
   question, info = env.reset(options={'game': 3})
   assert info['task'] == question
@@ -37,8 +37,8 @@ def test_environment_passes_gymnasium_check():
 )
 def test_last_integer_counts(text, cut, reward):
   sums = arithmetic.Sums()
-  task = protocol.Task(0, 0, 0, '5')
-  program = single_turn.single_turn(arithmetic.ArithmeticEnv(sums), task)
+  task = protocol.Task(0, 0, 0, 'train/5')
+  program = single_turn.single_turn(arithmetic.make(sums), task)
   request = next(program)
   right = sums[5].a + sums[5].b
   assert str(sums[5].a) in request.open[0]['content']
@@ -50,7 +50,7 @@ def test_last_integer_counts(text, cut, reward):
 def test_a_system_message_comes_first():
   task = protocol.Task(0, 0, 0, 5)
   program = single_turn.single_turn(
-    arithmetic.ArithmeticEnv(), task, system='Be brief.'
+    arithmetic.make(arithmetic.Sums()), task, system='Be brief.'
   )
   roles = [message['role'] for message in next(program).open]
   assert roles == ['system', 'user']

@@ -1,5 +1,6 @@
 """Figures show what the metrics hold, and say so when there is nothing."""
 
+from matplotlib import figure as figure_lib
 from matplotlib import image
 import numpy as np
 import pytest
@@ -90,3 +91,15 @@ def test_compare_returns_the_t_intervals(tmp_path):
 def test_compare_needs_arms_and_a_known_baseline(tmp_path, arms, baseline):
   with pytest.raises(ValueError, match='at least one arm'):
     curves.compare(arms, tmp_path / 'arms.png', baseline=baseline)
+
+
+def test_over_seeds_draws_the_mean_and_the_range():
+  axes = figure_lib.Figure().subplots()
+  lines = [[0.0, 1.0, 4.0], [2.0, 3.0, 0.0]]
+  curves.over_seeds(axes, [0, 10, 20], lines, 7, label='arm')
+  (line,) = axes.get_lines()
+  assert line.get_label() == 'arm' and line.get_linestyle() == '--'
+  np.testing.assert_allclose(line.get_xydata(), [[0, 1], [10, 2], [20, 2]])
+  (band,) = axes.collections
+  ends = band.get_paths()[0].get_extents()
+  assert (ends.ymin, ends.ymax) == (0.0, 4.0)

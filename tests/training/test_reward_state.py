@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from experiments.configs import rdpo_mixed
-from jaxagent.rewards import whitening
+from jaxagent import types
+from jaxagent.models import sharding
+from jaxagent.rewards import group, whitening
 from jaxagent.training import build, loop, metrics
 
 
@@ -62,3 +64,33 @@ def test_a_resumed_run_has_the_same_state(tmp_path):
 
 
 KEPT = ('scores/', 'summed/', 'whitening/', 'rewards/', 'reward/')
+
+
+def test_credit_is_compiled_once_and_by_the_parts_of_the_setup(monkeypatch):
+  setup = build.from_config(rdpo_mixed.get_config('debug').to_dict())
+  rows = setup.source.next(setup.params, 0).trajectory
+  values = np.random.default_rng(0).random(rows.rewards.shape)
+  rows = rows.replace(rewards=values.astype(np.float32))
+  traced = []
+
+  def counted(function):
+    def fn(*args):
+      traced.append(function)
+      return function(*args)
+
+    return fn
+
+  statistics, estimator = group.group_statistics, setup.estimator
+  monkeypatch.setattr(group, 'group_statistics', counted(statistics))
+  setup = dataclasses.replace(setup, estimator=counted(estimator))
+  credit = loop.make_credit(setup, sharding.make_mesh())
+  state = setup.transform.init(4)
+  got, after, _ = credit(rows, state)
+  credit(rows, after)
+  assert sorted(map(id, traced)) == sorted(map(id, (statistics, estimator)))
+  rewards = types.Rewards(
+    rows.rewards, rows.active, rows.group, rows.episode, rows.part
+  )
+  rewards, _ = setup.transform.apply(rewards, state)
+  np.testing.assert_allclose(got, estimator(rows, rewards), atol=1e-6)
+  assert np.abs(got).max() > 0

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -143,6 +145,25 @@ def test_summary_leaves_failed_environments_out():
   assert summary['by_type']['a']['success'] == 0.5
   assert summary['by_type']['b']['n'] == 1
   assert 0 < summary['low'] < 2 / 3 < summary['high'] < 1
+
+
+def test_pass_at_k_counts_tasks_that_one_of_k_episodes_solves():
+  def played(group, success, status=types.Status.DONE):
+    episode = outcome(success, 'a', status)
+    task = dataclasses.replace(episode.task, group=group)
+    return dataclasses.replace(episode, task=task)
+
+  episodes = [
+    played(0, 1.0), played(0, 0.0),
+    played(1, 0.0), played(1, 0.0),
+    played(2, 1.0), played(2, 1.0),
+    played(3, 1.0), played(3, 1.0, types.Status.ENV_ERROR),
+  ]  # fmt: skip
+  summary = evaluation.summarize(episodes)
+  assert summary['k'] == 2 and summary['n'] == 7
+  assert summary['pass_at_k'] == pytest.approx(2 / 3)
+  once = evaluation.summarize([played(0, 1.0), played(1, 0.0)])
+  assert 'k' not in once and 'pass_at_k' not in once
 
 
 def test_summary_has_the_mean_of_each_reward_where_it_is():

@@ -16,8 +16,8 @@ from safetensors import numpy as safetensors
 import tokenizers
 
 from experiments import run
-from experiments.configs import aopd_sums, sft_sums
-from jaxagent import losses, tokens, types
+from experiments.configs import aopd_chains, sft_chains
+from jaxagent import envs, losses, tokens, types
 from jaxagent.losses import base
 from jaxagent.models import config as config_lib
 from jaxagent.models import policy as policy_lib
@@ -244,7 +244,7 @@ def test_neither_pass_holds_all_positions_by_the_vocabulary():
 
 @pytest.fixture(scope='module')
 def config():
-  return aopd_sums.get_config('debug')
+  return aopd_chains.get_config('debug')
 
 
 @pytest.fixture(scope='module')
@@ -407,14 +407,15 @@ def test_sequence_distillation_imitates_what_the_teacher_samples(config, saved):
   assert mask.sum() > B
 
 
-def test_answers_are_the_sums():
-  config = sft_sums.get_config('debug').to_dict()
-  setup = build.from_config(config)
+def test_answers_are_what_the_environment_calls_right():
+  config = sft_chains.get_config('debug').to_dict()
+  setup = build.from_config({**config, 'source': 'answers'})
   rows = setup.source.next(None, 0)
   assert rows.metrics['reward/success'] == 1
+  games, _ = envs.from_config(config['env'])
   batch, tokenizer = rows.trajectory, setup.tokenizer
   for b, episode in enumerate(rows.episodes):
-    a, c = [int(n) for n in episode.outcome.info['goal'][8:-1].split(' + ')]
+    values = games[episode.task.game].values
     ids = batch.tokens[b][batch.action_mask[b]].tolist()
-    assert tokenizer.completion(ids) == str(a + c)
+    assert tokenizer.completion(ids) == ','.join(map(str, values))
     assert ids[-1] == tokenizer.stop_id

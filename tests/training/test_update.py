@@ -161,6 +161,27 @@ def test_only_the_passes_that_are_needed_run():
   assert fixed({'name': 'grpo'}) == {'ref_logprobs'}
   assert fixed(SDAR) == {'ref_logprobs', 'teacher_logprobs'}
   assert fixed({**FULL, 'kl_weight': 0}) == {'teacher_hidden'}
+  assert fixed({'name': 'aopd'}) == {'teacher_hidden'}
+
+
+def test_the_teacher_is_scored_alike_alone_and_beside_the_policy():
+  """What OPD reads from the pass before, AOPD reads in the update."""
+  batch = update_lib.microbatches(trajectory(), ADVANTAGES, 4)
+  ours, theirs = (POLICY.init(jax.random.key(i)) for i in range(2))
+
+  def read(name):
+    passes = update_lib.Passes(POLICY, losses.from_config({'name': name}))
+    fixed = passes.fixed(theirs, ours, batch, 256)
+    first = jax.tree.map(lambda x: x[0], (batch, fixed))
+    head = POLICY.unembed(theirs)
+    return passes.inputs(ours, *first, jnp.asarray(0), 256, head)
+
+  alone, beside = read('opd'), read('aopd')
+  assert alone.candidates is None and beside.candidates is not None
+  np.testing.assert_allclose(
+    beside.teacher_logprobs, alone.teacher_logprobs, atol=1e-5
+  )
+  assert np.abs(alone.teacher_logprobs - alone.logprobs).max() > 0.1
 
 
 def test_the_teacher_is_aligned():

@@ -1,10 +1,10 @@
-"""AOPD: a small model learns sums from a larger one, arXiv 2605.06387.
+"""AOPD: a small model learns arithmetic of a larger one, arXiv 2605.06387.
 
-  python -m experiments.sft --config=experiments/configs/sft_sums.py:teacher \
+  python -m experiments.sft --config=experiments/configs/sft_chains.py:teacher \
     --workdir=runs/teacher
-  python -m experiments.sft --config=experiments/configs/sft_sums.py \
+  python -m experiments.sft --config=experiments/configs/sft_chains.py \
     --workdir=runs/student
-  python -m experiments.train --config=experiments/configs/aopd_sums.py[:ARG] \
+  python -m experiments.train --config=experiments/configs/aopd_chains.py[:ARG] \
     --config.teacher.init=runs/teacher --config.model.init=runs/student/model \
     --workdir=runs/aopd
 
@@ -38,7 +38,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   debug = arg == 'debug'
   method = 'aopd' if arg in ('', 'debug') else arg
   config = sdar_alfworld.get_config('debug' if debug else '')
-  config.name = f'{method}_sums'
+  config.name = f'{method}_chains'
   config.source = 'teacher_samples' if method == 'seqkd' else 'rollouts'
   config.loss = METHODS[method]
   config.reduce = 'sequence_mean'
@@ -62,11 +62,19 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   )
   config.train.update(microbatch=4 if debug else 16, teacher='external')
   config.train.evaluate_every = 0 if debug else 10
-  config.eval.update(splits=('test',), temperature=0.0)
+  config.eval.update(splits=('test_sum',), temperature=0.0)
   return config
 
 
 def _world(config):
-  config.env = dict(name='arithmetic', split='train', largest=99, seed=0)
+  config.env = dict(
+    name='chains',
+    split='train_sum',  # 'train_product' is the second task
+    size=20_000,
+    steps=4,
+    modulus=11,
+    rare=0.0,  # of ';' in demonstrations
+    seed=0,
+  )
   config.agent = dict(name='single_turn', skills=dict(mode='none'))
-  config.rollout.update(cache_lengths=(24, 32), max_new=8)
+  config.rollout.update(cache_lengths=(40, 48), max_new=14)
