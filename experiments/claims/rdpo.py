@@ -98,6 +98,8 @@ _ORDER = [
 _HALVES = [
   *_of_success('(c) quantiles help GDPO', 'quantile', 'gdpo'),
   *_of_success('(c) whitening helps GDPO', 'whitening', 'gdpo'),
+  *_of_success('RDPO is better than quantiles alone', 'rdpo', 'quantile'),
+  *_of_success('RDPO is better than whitening alone', 'rdpo', 'whitening'),
 ]
 _SUFFER = _of_success(
   '(b) GRPO is better with equal scales', 'grpo, equal', 'grpo'
