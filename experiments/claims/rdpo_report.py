@@ -116,6 +116,8 @@ def report(
   if rows:
     lines += [
       '## The claims, one by one',
+      f'{_noise(results)} Of these {len(rows)} intervals one in twenty misses'
+      ' the truth by chance.',
       markdown.table(['claim', 'difference [95 % t]', 'here'], rows),
     ]
   lines += ['## Where it was run', paired.where(results)]
@@ -132,6 +134,16 @@ def _start(results):
     if split in before
   ]
   return f'Before RL: {"; ".join(parts)}.'
+
+
+def _noise(results):
+  one = results[0]['evaluations']['after']['test']['by_type']['instruction']
+  error = (one['success'] * (1 - one['success']) / one['n']) ** 0.5
+  return (
+    f'A success after training is of {one["n"]} replies, which alone leaves it'
+    f' a standard error of {100 * error:.1f} points; with few seeds an interval'
+    ' can be narrower than that by luck.'
+  )
 
 
 def _table(of_arm, measures):
@@ -207,22 +219,15 @@ def _draw(of_arm, path, title):
   *panels, last = figure.subplots(2, 4).flat
   for axes, (name, label) in zip(panels, _PANELS.items(), strict=True):
     for index, (arm, runs) in enumerate(of_arm.items()):
-      colour = curves.COLOURS[index % len(curves.COLOURS)]
       scale = runs[0]['scales'].get(name.removeprefix('reward/'), 1)
-      lines = np.stack([_line(r['curves'][name]) for r in runs]) / scale
-      style = '-' if index < len(curves.COLOURS) else '--'
+      lines = [_line(r['curves'][name]) / scale for r in runs]
       at = _GRID * len(runs[0]['curves']['reward/success'])
-      axes.plot(at, lines.mean(0), style, color=colour, lw=1.5, label=arm)
-      axes.fill_between(
-        at, lines.min(0), lines.max(0), color=colour, alpha=0.12, lw=0
-      )
+      curves.over_seeds(axes, at, lines, index, label=arm)
     axes.set_title(label, loc='left', fontsize=9.5)
     axes.set_xlabel('update', fontsize=8)
   _dots(last, of_arm, 'test/instruction')
   for axes in figure.axes:
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(axis='y', color='#e4e4e4', lw=0.8)
-    axes.tick_params(labelsize=8, length=0)
+    curves.tidy(axes)
   handles, labels = figure.axes[0].get_legend_handles_labels()
   figure.legend(
     handles, labels, loc='outside lower center', ncols=len(labels), fontsize=9,

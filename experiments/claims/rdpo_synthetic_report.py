@@ -227,9 +227,7 @@ def _draw(found, path):
       _lines(axes, found[dial], measure)
       if reference is not None:
         axes.axhline(reference, lw=0.9, ls='--', color='#8a8a8a', zorder=1)
-      axes.spines[['top', 'right']].set_visible(False)
-      axes.grid(axis='y', color='#e4e4e4', lw=0.8)
-      axes.tick_params(labelsize=8, length=0)
+      curves.tidy(axes)
     row[0].set_ylabel(what, fontsize=9)
   handles, labels = grid[0, 0].get_legend_handles_labels()
   figure.legend(
