@@ -242,9 +242,11 @@ def make_gradient(
     out = passes.loss(inputs)
     loss = reduce(out.values, rows.mask)
     # A metric of the loss is nan at a token that it does not speak of. Terms
-    # are logged as means of the kind that the loss is, so that they add up.
+    # of the loss are means of its own kind, so that they add up to it.
     means = {
-      name: reduce(value, rows.mask & ~jnp.isnan(value))
+      name: (reduce if name.endswith('/loss') else base.token_mean)(
+        value, rows.mask & ~jnp.isnan(value)
+      )
       for name, value in out.metrics.items()
     } | {
       name: base.token_mean(value, rows.mask)
