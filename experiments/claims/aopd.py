@@ -1,6 +1,6 @@
 """AOPD against OPD, ExOPD, GKD and SeqKD, from a weak and a strong start.
 
-  python -m experiments.claims.aopd                       # about two hours
+  python -m experiments.claims.aopd                       # about an hour
   python -m experiments.claims.aopd --starts=weak --arms=opd,aopd --seeds=0
 
 One teacher has learned chains of sums and of products (`envs/chains.py`); the

@@ -65,7 +65,7 @@ class Chains(Sequence[Chain]):
     seed: of what is drawn.
 
   Raises:
-    ValueError: for another split or kind.
+    ValueError: for another split or kind, or sizes that leave nothing to ask.
   """
 
   split: str = 'train'
@@ -78,6 +78,13 @@ class Chains(Sequence[Chain]):
   def __post_init__(self):
     choices = [*SPLITS, *(f'{s}_{kind}' for s in SPLITS for kind in KINDS)]
     registry.one_of('split of chains', self.split, choices)
+    if self.size < 1 or self.steps < 1 or self.modulus < 2:
+      raise ValueError(
+        f'Got size={self.size}, steps={self.steps}, modulus={self.modulus};'
+        ' chains need size >= 1, steps >= 1 and modulus >= 2.'
+      )
+    if not 0 <= self.rare <= 1:
+      raise ValueError(f'Got rare={self.rare}; a share is in [0, 1].')
 
   @property
   def kinds(self) -> tuple[str, ...]:

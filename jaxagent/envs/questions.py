@@ -38,8 +38,9 @@ class QuestionEnv(gymnasium.Env[str, str]):
 
   The action is the whole reply; the episode ends with it. `info` after reset has
   `task`, `task_type`, `game` and, where the question has one, `answer`; after
-  the step `won` (a reward of 1), `reason` and `rewards`. The spaces are of printable ASCII, as everywhere here, though a
-  question may have other characters.
+  the step `won` (a reward of 1), `reason` and `rewards`. The spaces are of
+  printable ASCII, as everywhere here, though a question may have other
+  characters.
 
   Args:
     questions: what to ask.

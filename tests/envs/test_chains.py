@@ -62,6 +62,15 @@ def test_games_are_a_function_of_their_options():
     envs.from_config({'name': 'chains', 'step': 3})
 
 
+@pytest.mark.parametrize(
+  'wrong', [{'size': 0}, {'steps': 0}, {'modulus': 1}, {'rare': 1.5}]
+)
+def test_sizes_that_leave_nothing_to_ask_are_named(wrong):
+  (name,) = wrong
+  with pytest.raises(ValueError, match=f'{name}={wrong[name]}'):
+    chains.Chains(**wrong)
+
+
 def play(games, index, reply, truncated=False):
   program = single_turn.single_turn(
     chains.make(games), protocol.Task(0, 0, 0, index)
