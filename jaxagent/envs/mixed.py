@@ -17,11 +17,10 @@ import math
 from typing import Any
 import zlib
 
-import gymnasium
 import numpy as np
 
 from jaxagent import registry
-from jaxagent.envs import base
+from jaxagent.envs import questions
 
 KINDS = ('sum', 'instruction', 'both')
 REWARDS = ('correct', 'length', 'constraints', 'style')
@@ -62,6 +61,11 @@ class Game:
   question: str
   answer: str
   checks: tuple[tuple[str, str | int], ...] = ()
+
+  @property
+  def subject(self) -> str:
+    """Its kind, as `questions.QuestionEnv` calls it."""
+    return self.kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +216,7 @@ def grade(
   return found
 
 
-class MixedEnv(gymnasium.Env[str, str]):
+class MixedEnv(questions.QuestionEnv):
   """Asks one question; `options={'game': index}` chooses which.
 
   The reward is 1 where the sum is right or every constraint met, else 0; the
@@ -229,8 +233,6 @@ class MixedEnv(gymnasium.Env[str, str]):
     ValueError: for a scale of no reward, or a rho beyond 1.
   """
 
-  metadata: dict[str, Any] = {'render_modes': []}
-
   def __init__(
     self,
     games: Sequence[Game] | None = None,
@@ -239,33 +241,20 @@ class MixedEnv(gymnasium.Env[str, str]):
     rho: float | int = 0.8,
     scales: Mapping[str, float | int] | None = None,
   ):
-    self._games = Games() if games is None else games
-    self._game = self._games[0]
     if not -1 <= rho <= 1:
       raise ValueError(f'Got rho={rho}; a correlation is in [-1, 1].')
     self._target, self._rho, self._scales = target, rho, dict(scales or {})
     for name in self._scales:
       registry.one_of('reward to scale', name, REWARDS)
-    self.observation_space = base.text_space(256)
-    self.action_space = base.text_space(4096)
+    games = Games() if games is None else games
+    super().__init__(games, grade=self._grade_scaled, instruction='')
 
-  def reset(self, *, seed=None, options=None):
-    super().reset(seed=seed)
-    game = (options or {}).get('game')
-    if game is None:
-      game = self.np_random.integers(len(self._games))
-    self._game = self._games[int(game)]
-    return self._game.question, {
-      'task': self._game.question,
-      'task_type': self._game.kind,
-      'game': self._game.id,
-    }
-
-  def step(self, action: str):
-    found = grade(self._game, action, target=self._target, rho=self._rho)
+  def _grade_scaled(self, game, asked, reply):
+    del asked
+    found = grade(game, reply, target=self._target, rho=self._rho)
     won = found.get('correct', found.get('constraints')) == 1
     rewards = {k: v * self._scales.get(k, 1.0) for k, v in found.items()}
-    return '', float(won), True, False, {'rewards': rewards, 'won': won}
+    return questions.Grade(float(won), rewards=rewards)
 
 
 _OF_GAMES = tuple(field.name for field in dataclasses.fields(Games))
